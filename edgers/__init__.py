@@ -1,0 +1,33 @@
+"""edgers: certified vision-language models on edge devices.
+
+    from edgers import Bundle, Certifier
+
+The names below are imported when they are first used: `import edgers` itself loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgers_engines.version import __version__
+
+if TYPE_CHECKING:
+    from edgers.certificate import Certificate
+    from edgers.certify import Certifier
+    from edgers_engines.bundle import Bundle
+
+__all__ = ["Bundle", "Certificate", "Certifier", "__version__"]
+
+_HOMES = {
+    "Bundle": "edgers_engines.bundle",
+    "Certificate": "edgers.certificate",
+    "Certifier": "edgers.certify",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgers' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

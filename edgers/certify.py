@@ -1,0 +1,254 @@
+"""The certifier: sample, answer, classify, count, certify."""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgers.certificate import (
+    ALL_SAMPLES,
+    FLOOR,
+    RESERVED_SELECTED,
+    Assumption,
+    Certificate,
+    DecodingRecord,
+    MarginRecord,
+    PreparationRecord,
+    SamplerRecord,
+    VoteRecord,
+    conclude,
+)
+from edgers.oracle.base import RESERVED, Oracle
+from edgers.oracle.choices import Choices
+from edgers.oracle.rules import Rules
+from edgers.poll import Poll, Progress
+from edgers.smoothing.bounds import check_alpha, check_counts
+from edgers_engines.bundle import Bundle
+from edgers_engines.engine import Backend
+from edgers_engines.errors import InputError
+from edgers_engines.image import CameraImage, operator_norm, prepare
+from edgers_engines.noise import SAMPLER, Stream, check_sigma, to_lattice, total_variation_bound
+from edgers_engines.version import __version__
+from edgers_engines.vlm import Question, VisionLanguageModel
+
+DEFAULT_SAMPLES = 100
+DEFAULT_SELECTION = 16
+DEFAULT_ALPHA = 0.001
+DEFAULT_BATCH_SIZE = 32
+
+COMPOSITE = Assumption(
+    mode="composite",
+    parameters={},
+    calibration=None,
+    sentence=(
+        "Holds for the label that this oracle gives this model's answer under noise, whatever the oracle's "
+        "errors; it does not say that the label is true. Assumes noise that is independent of the image and "
+        "between samples, and a fixed labelling: bundle, prompt, decoding and oracle as recorded here."
+    ),
+)
+
+
+class Certifier:
+    """Certifies answers of one bundle at one noise level with a fixed number of samples.
+
+    Args:
+        bundle: verified bundle.
+        sigma: standard deviation of the noise, in units where pixel values span [0, 1].
+        samples: n, the samples that count.
+        alpha: allowed probability of a wrong certificate.
+        selection: n0, samples that only choose the class.
+        batch_size: samples answered at once; changes speed and memory, never votes.
+        backend: where the graphs run; ONNX Runtime on the CPU unless given.
+
+    Raises:
+        InputError: a number out of range.
+        BackendError: a graph cannot be loaded on the backend.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        sigma: float,
+        samples: int = DEFAULT_SAMPLES,
+        alpha: float = DEFAULT_ALPHA,
+        selection: int = DEFAULT_SELECTION,
+        batch_size: int | None = None,
+        backend: Backend | None = None,
+    ) -> None:
+        check_sigma(sigma)
+        try:
+            check_alpha(alpha)
+            check_counts(0, samples)
+            check_counts(0, selection)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        self.sigma, self.alpha = sigma, alpha
+        self.samples, self.selection = samples, selection
+        self.batch_size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
+        self.model = VisionLanguageModel(bundle, backend)
+        self.bundle = bundle
+
+    @property
+    def samples_per_certificate(self) -> int:
+        """n0 + n."""
+        return self.selection + self.samples
+
+    def oracle(self, prompt: str, *, choices: Sequence[str] | None, oracle: str | None) -> Oracle:
+        """The oracle for one prompt: the given choices, or one of the bundle's by name.
+
+        Raises:
+            InputError: both or neither are given, the name is unknown, or the choices cannot be used.
+        """
+        known = {rules.name: rules for rules in self.bundle.manifest.oracles}
+        listed = ", ".join(known) or "none"
+        if (choices is None) == (oracle is None):
+            raise InputError(f"give either choices or an oracle's name (this bundle has: {listed})")
+        if choices is not None:
+            end_token = self.bundle.manifest.decoding.end_tokens[0]
+            return Choices(choices, prompt, self.model.prompts, end_token)
+        if oracle not in known:
+            raise InputError(f"the bundle has no oracle {oracle!r}; it has: {listed}")
+        return Rules(known[oracle])
+
+    def certify(
+        self,
+        image: CameraImage | str | Path | NDArray[np.uint8],
+        prompt: str,
+        *,
+        choices: Sequence[str] | None = None,
+        oracle: str | None = None,
+        seed: str | None = None,
+        guard: bool | None = None,
+        progress: Progress = lambda _samples: None,
+    ) -> Certificate:
+        """Certify the answer to one prompt about one image.
+
+        Args:
+            image: a file's path, or RGB pixels, uint8 [height, width, 3].
+            prompt: the question.
+            choices: allowed answers, each a class; decoding is held to them.
+            oracle: instead of choices, the name of an oracle of the bundle, which reads free text.
+            seed: 32 hexadecimal digits; fresh bits of the operating system unless given. Whoever knows the
+                seed beforehand can aim at the noise.
+            guard: count a sample as undecided when a token's lead is within rounding; on with choices.
+            progress: called with the number of samples done since the last call.
+
+        Returns:
+            The certificate, certified or abstained.
+
+        Raises:
+            InputError, ImageError: the question or the image cannot be used.
+            BackendError: every sample failed.
+        """
+        clock = time.perf_counter()
+        camera = CameraImage.of(image)
+        decoded = time.perf_counter()
+        steps = self.bundle.manifest.preparation
+        canvas = to_lattice(prepare(camera, steps))
+        preparation = PreparationRecord(
+            camera_size=camera.size,
+            canvas_size=steps.canvas_size,
+            steps=steps,
+            rotated_by_exif=camera.rotated,
+            operator_norm=operator_norm(camera.size, steps),
+        )
+        prepared = time.perf_counter()
+        judge = self.oracle(prompt, choices=choices, oracle=oracle)
+        guard = judge.constraint is not None if guard is None else guard
+        key = secrets.token_hex(16) if seed is None else check_seed(seed)
+        question = Question(
+            self.model,
+            prompt,
+            rows=min(self.batch_size, max(self.samples, self.selection)),
+            constraint=judge.constraint,
+            guard=guard,
+            max_new_tokens=judge.max_new_tokens,
+        )
+        poll = Poll(question, judge, canvas, sigma=self.sigma, seed=int(key, 16), progress=progress)
+        selection = poll.count(Stream.SELECTION, self.selection)
+        winner = max(selection, key=lambda name: selection[name])  # the first class wins a tie
+        reserved = winner in RESERVED
+        votes = poll.count(Stream.CERTIFICATION, 0 if reserved else self.samples)
+        sampler = SamplerRecord(name=SAMPLER, total_variation=total_variation_bound(canvas.size, self.sigma))
+        conclusion = conclude(
+            winner,
+            votes,
+            alpha=self.alpha,
+            sigma=self.sigma,
+            total_variation=sampler.total_variation,
+            values=canvas.size,
+            operator_norm=preparation.operator_norm,
+        )
+        seconds = {
+            "decode image": decoded - clock,
+            "prepare": prepared - decoded,
+            **poll.seconds,
+            **question.seconds,
+            "total": time.perf_counter() - clock,
+        }
+        manifest = self.bundle.manifest
+        return Certificate(
+            label=winner,
+            certified=conclusion.certified,
+            radius=conclusion.radius,
+            radius_camera=conclusion.radius_camera,
+            q_lower=conclusion.q_lower,
+            p_lower=conclusion.p_lower,
+            votes=VoteRecord(selection=selection, certification=votes),
+            n=self.samples,
+            n_selection=self.selection,
+            alpha=self.alpha,
+            sigma=self.sigma,
+            method="fixed",
+            target_radius=None,
+            floor=FLOOR,
+            assumption=COMPOSITE,
+            norm="L2",
+            space="canvas",
+            preparation=preparation,
+            seed=key,
+            seed_source="operating system" if seed is None else "given",
+            sampler=sampler,
+            samples_spent=sum(selection.values()) + sum(votes.values()),
+            stopped_because=RESERVED_SELECTED if reserved else ALL_SAMPLES,
+            batch_size=question.rows,
+            threads=self.model.backend.threads,
+            margin=MarginRecord(
+                guard=guard,
+                tolerance=manifest.decoding.margin_tolerance,
+                smallest=poll.smallest_margin if math.isfinite(poll.smallest_margin) else None,
+            ),
+            bundle_digest=self.bundle.digest,
+            engine=self.model.backend.record,
+            decoding=DecodingRecord(
+                method="greedy",
+                constrained=judge.constraint is not None,
+                max_new_tokens=question.max_new_tokens,
+                end_tokens=manifest.decoding.end_tokens,
+            ),
+            prompt=prompt,
+            image=camera.source,
+            image_sha256=camera.sha256,
+            oracle=judge.record,
+            timings_ms={stage: round(1000 * spent, 3) for stage, spent in seconds.items()},
+            edgers_version=__version__,
+        )
+
+
+def check_seed(seed: str) -> str:
+    """Return a seed in lower case when it is 128 bits.
+
+    Raises:
+        InputError: it is not 32 hexadecimal digits.
+    """
+    if not re.fullmatch(r"[0-9a-fA-F]{32}", seed):
+        raise InputError(f"the seed {seed!r} is not 32 hexadecimal digits (128 bits)")
+    return seed.lower()

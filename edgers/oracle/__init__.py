@@ -1,0 +1,1 @@
+"""Oracles: fixed maps from an answer to one of finitely many classes."""

@@ -1,0 +1,72 @@
+"""What every oracle is: named classes, a digest, and a map from answers to classes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from edgers_engines.errors import InputError
+from edgers_engines.records import Record
+from edgers_engines.vlm import Answer, Constraint, Status
+
+OTHER, UNDECIDED, FAILED = "OTHER", "UNDECIDED", "FAILED"
+RESERVED = (OTHER, UNDECIDED, FAILED)
+
+
+class OracleRecord(Record, frozen=True, kw_only=True):
+    """Which oracle labelled the answers; goes into the certificate.
+
+    `definition` is what the labels follow from: the choices, or the name of the bundle's oracle.
+    """
+
+    kind: Literal["choices", "rules"]
+    name: str
+    classes: tuple[str, ...]
+    sha256: str
+
+
+class Oracle(Protocol):
+    """A fixed map from answers to classes."""
+
+    @property
+    def record(self) -> OracleRecord:
+        """Name, classes and digest."""
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What decoding is held to; None for free text."""
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """Longest answer the oracle needs; None for the bundle's own limit."""
+
+    def classify(self, answers: Sequence[Answer]) -> list[str]:
+        """One class, or OTHER, for each complete answer."""
+
+
+def label(oracle: Oracle, answers: Sequence[Answer]) -> list[str]:
+    """A class for every answer; those that did not complete get the reserved class that counts against."""
+    labels = {Status.UNDECIDED: UNDECIDED, Status.FAILED: FAILED}
+    classes = iter(oracle.classify([answer for answer in answers if answer.status is Status.COMPLETE]))
+    return [labels.get(answer.status) or next(classes) for answer in answers]
+
+
+def digest(definition: object) -> str:
+    """SHA-256 of an oracle's definition as JSON."""
+    return hashlib.sha256(msgspec.json.encode(definition, order="sorted")).hexdigest()
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Check the names of an oracle's classes.
+
+    Raises:
+        InputError: a name is blank or reserved, or a name repeats.
+    """
+    for name in classes:
+        if not name.strip() or name in RESERVED:
+            raise InputError(f"{name!r} cannot name a class: {', '.join(RESERVED)} and blanks are reserved")
+    if repeated := sorted({name for name in classes if list(classes).count(name) > 1}):
+        raise InputError(f"the class {repeated[0]!r} is named twice")

@@ -1,0 +1,131 @@
+"""The engine contract: `run` checks, `_run` only runs. A backend is its implementation for one library.
+
+Ownership: every array belongs to the caller. An engine reads `inputs`, writes every element of `outputs`, and
+keeps no reference after `run` returns. An input and an output may be the same memory (the KV cache is): then
+the engine updates it in place.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgers_engines.bundle import Graph, Tensor
+from edgers_engines.errors import BackendError, InputError
+from edgers_engines.records import Record
+
+Array = NDArray[Any]
+
+BACKENDS = ("onnxruntime", "tensorrt")
+
+
+class EngineRecord(Record, frozen=True, kw_only=True):
+    """What ran the graphs; goes into the certificate."""
+
+    backend: str
+    version: str
+    device: str
+    provider: str
+    precision: str
+
+
+class Engine(ABC):
+    """One graph, loaded."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+    def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        """Run the graph once.
+
+        Args:
+            inputs: one array per input of the graph, by name.
+            outputs: one array per output of the graph, by name; overwritten.
+
+        Raises:
+            InputError: a name, dtype, shape or memory layout differs from the graph's signature, or one free
+                dimension would have two sizes.
+            BackendError: the backend failed.
+        """
+        dimensions: dict[str, int] = {}
+        _check(self.graph.file, self.graph.inputs, inputs, dimensions)
+        _check(self.graph.file, self.graph.outputs, outputs, dimensions)
+        self._run(inputs, outputs)
+
+    @abstractmethod
+    def _run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        """Run on checked arrays."""
+
+
+class Backend(ABC):
+    """One library on one device: loads graphs into engines."""
+
+    @abstractmethod
+    def load(self, content: bytes, graph: Graph) -> Engine:
+        """Load one graph.
+
+        Args:
+            content: the ONNX file's verified bytes.
+            graph: its record in the manifest.
+
+        Raises:
+            BackendError: the library refuses the graph, or would run part of it on another device.
+        """
+
+    @property
+    @abstractmethod
+    def record(self) -> EngineRecord:
+        """What runs, for the certificate."""
+
+    @property
+    @abstractmethod
+    def threads(self) -> int:
+        """Threads one engine computes with."""
+
+
+def open_backend(name: str = "onnxruntime", *, device: str = "cpu", threads: int | None = None) -> Backend:
+    """The backend that was asked for, or an error; never another one instead.
+
+    Args:
+        name: one of `BACKENDS`.
+        device: "cpu" or "cuda:N".
+        threads: computing threads; all cores this process may use unless given.
+
+    Raises:
+        InputError: an unknown name or device, or a thread count below 1.
+        BackendError: the backend or the device is not on this machine.
+    """
+    if threads is not None and not 1 <= threads <= 1024:
+        raise InputError(f"threads is {threads}; it must lie between 1 and 1024")
+    if name == "onnxruntime":
+        from edgers_engines.onnxruntime import OnnxRuntimeBackend
+
+        return OnnxRuntimeBackend(device, threads)
+    if name == "tensorrt":
+        raise BackendError(
+            "this version of edgers has no native TensorRT backend yet: use --backend onnxruntime"
+        )
+    raise InputError(f"there is no backend {name!r}; choose one of {', '.join(BACKENDS)}")
+
+
+def _check(
+    graph: str, tensors: tuple[Tensor, ...], arrays: Mapping[str, Array], dimensions: dict[str, int]
+) -> None:
+    if arrays.keys() != {tensor.name for tensor in tensors}:
+        raise InputError(f"{graph} takes {[t.name for t in tensors]}; got {list(arrays)}")
+    for tensor in tensors:
+        array = arrays[tensor.name]
+        sizes = [
+            wanted if isinstance(wanted, int) else dimensions.setdefault(wanted, found)
+            for wanted, found in zip(tensor.shape, array.shape, strict=False)
+        ]
+        if array.dtype.name != tensor.dtype or array.ndim != len(tensor.shape) or list(array.shape) != sizes:
+            raise InputError(
+                f"{graph}: {tensor.name} is {tensor.dtype} {list(tensor.shape)} with {dimensions}; "
+                f"got {array.dtype} {list(array.shape)}"
+            )
+        if not array.flags.c_contiguous:
+            raise InputError(f"{graph}: {tensor.name} is not contiguous in memory")

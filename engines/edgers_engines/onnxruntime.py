@@ -1,0 +1,121 @@
+"""ONNX Runtime through its C API: OrtValues over the caller's arrays, bound by IOBinding, never copied."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from edgers_engines.bundle import Graph
+from edgers_engines.engine import Array, Backend, Engine, EngineRecord
+from edgers_engines.errors import BackendError, InputError
+
+try:
+    import onnxruntime as ort
+except ImportError as error:
+    raise BackendError(
+        f"ONNX Runtime cannot be imported ({error}): install edgers[cpu], or edgers[gpu] for CUDA"
+    ) from None
+
+
+class OnnxRuntimeBackend(Backend):
+    """ONNX Runtime with exactly one execution provider.
+
+    On "cuda:N" the caller's arrays stay in host memory, and ONNX Runtime moves them at each run.
+
+    Raises:
+        InputError: the device is neither "cpu" nor "cuda:N".
+        BackendError: the device's provider is not in this build of ONNX Runtime.
+    """
+
+    def __init__(self, device: str, threads: int | None) -> None:
+        self._device = device
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._provider, self._options = _provider(device)
+        if self._provider not in ort.get_available_providers():
+            raise BackendError(
+                f"{device} needs {self._provider}, which is not in this ONNX Runtime {ort.__version__} "
+                f"(it has {', '.join(ort.get_available_providers())}): "
+                "install edgers[gpu] in place of edgers[cpu], or use --device cpu"
+            )
+
+    def load(self, content: bytes, graph: Graph) -> Engine:
+        """Load one graph; see `Backend.load`."""
+        return OnnxRuntimeEngine(self._session(content, graph.file), graph)
+
+    @property
+    def record(self) -> EngineRecord:
+        """What runs, for the certificate."""
+        return EngineRecord(
+            backend="onnxruntime",
+            version=ort.__version__,
+            device=self._device,
+            provider=self._provider,
+            precision="fp32",
+        )
+
+    @property
+    def threads(self) -> int:
+        """Threads of each session's pool."""
+        return self._threads
+
+    def _session(self, content: bytes, name: str) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        if self._provider != "CPUExecutionProvider":
+            # Without this, nodes the provider lacks would quietly run on the CPU.
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        try:
+            session = ort.InferenceSession(content, options, providers=[(self._provider, self._options)])
+        except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no base class but Exception
+            raise BackendError(f"ONNX Runtime cannot load {name} on {self._device}: {_line(error)}") from None
+        # ONNX Runtime logs an error and goes on with the CPU when a provider's libraries do not load.
+        if session.get_providers()[0] != self._provider:
+            raise BackendError(
+                f"{self._provider} was asked for, but ONNX Runtime loaded {name} on "
+                f"{', '.join(session.get_providers())}: the libraries of {self._device} are missing; "
+                "`edgers doctor` lists what is installed"
+            )
+        return session
+
+
+class OnnxRuntimeEngine(Engine):
+    """One session. Nothing is copied on the CPU: each OrtValue is a view of the caller's array."""
+
+    def __init__(self, session: ort.InferenceSession, graph: Graph) -> None:
+        super().__init__(graph)
+        self._session = session
+        found = [value.name for value in (*session.get_inputs(), *session.get_outputs())]
+        listed = [tensor.name for tensor in (*graph.inputs, *graph.outputs)]
+        if found != listed:
+            raise BackendError(f"{graph.file} has inputs and outputs {found}; the manifest says {listed}")
+
+    def _run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_ortvalue_input(name, _value(array))
+        for name, array in outputs.items():
+            binding.bind_ortvalue_output(name, _value(array))
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # noqa: BLE001  as above
+            raise BackendError(f"ONNX Runtime failed in {self.graph.file}: {_line(error)}") from None
+
+
+def _value(array: Array) -> ort.OrtValue:
+    return ort.OrtValue.ortvalue_from_numpy(np.asarray(array))
+
+
+def _provider(device: str) -> tuple[str, dict[str, str]]:
+    if device == "cpu":
+        return "CPUExecutionProvider", {}
+    if match := re.fullmatch(r"cuda:(\d{1,3})", device):
+        return "CUDAExecutionProvider", {"device_id": match[1]}
+    raise InputError(f"there is no device {device!r}; use cpu or cuda:N")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

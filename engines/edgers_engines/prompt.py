@@ -1,0 +1,92 @@
+"""Prompts to token ids. User text is data: a special token written inside it is encoded as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+
+from edgers_engines.bundle import Bundle
+from edgers_engines.errors import BundleError, InputError
+
+MAX_PROMPT_CHARACTERS = 20_000
+
+
+class PromptEncoder:
+    """A bundle's tokenizer and prompt template.
+
+    Raises:
+        BundleError: the tokenizer cannot be read, or knows ids beyond the vocabulary.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        manifest = bundle.manifest
+        try:
+            self._tokenizer = Tokenizer.from_buffer(bundle.read(manifest.tokenizer))
+        except Exception as error:  # noqa: BLE001  the Rust side raises plain Exception
+            raise BundleError(f"{bundle.path / manifest.tokenizer} is not a tokenizer: {error}") from None
+        size = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        if size > manifest.dimensions.vocabulary:
+            raise BundleError(
+                f"the tokenizer knows {size} tokens; the model has {manifest.dimensions.vocabulary}"
+            )
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._template = manifest.prompt
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """Token ids before the image: the same for every prompt."""
+        return self._template.before_image
+
+    def suffix(self, prompt: str) -> tuple[int, ...]:
+        """Token ids after the image for one prompt.
+
+        Raises:
+            InputError: the prompt is empty, too long, or not valid Unicode.
+        """
+        return (*self._encode(self._run(prompt)), *self._template.after)
+
+    def answer(self, prompt: str, text: str) -> tuple[int, ...]:
+        """Token ids of `text` as the model would write it right after `prompt`.
+
+        Raises:
+            InputError: the text is empty or cannot be told from the prompt's last token.
+        """
+        prefixed = self._template.answer_prefix + check_text("a choice", text)
+        if self._template.after:
+            return self._encode(prefixed)
+        before = self._encode(self._run(prompt))
+        whole = self._encode(self._run(prompt) + prefixed)
+        if whole[: len(before)] != before or len(whole) == len(before):
+            raise InputError(f"the choice {text!r} melts into the prompt's last token; word it differently")
+        return whole[len(before) :]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of generated token ids, without special tokens or outer blanks."""
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return text.strip()
+
+    def _run(self, prompt: str) -> str:
+        return self._template.text_before + check_text("the prompt", prompt) + self._template.text_after
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def check_text(what: str, text: str) -> str:
+    """Return the text when a tokenizer can encode it.
+
+    Raises:
+        InputError: it is blank, longer than 20,000 characters, or holds lone surrogates.
+    """
+    if not text.strip():
+        raise InputError(f"{what} is empty")
+    if len(text) > MAX_PROMPT_CHARACTERS:
+        raise InputError(f"{what} has {len(text)} characters; at most {MAX_PROMPT_CHARACTERS} are accepted")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{what} is not valid Unicode at character {error.start}") from None
+    return text

@@ -1,0 +1,271 @@
+"""The vision-language model at run time: encode, prefill, decode, for many noisy copies of one image.
+
+All rows of a batch are equally long, so there is no padding. The tokens before the image are the same for
+all rows: their keys and values are computed once per prompt. Decoding is greedy and in lockstep; a row's
+answer is a function of that row alone, and rows that are finished leave the batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgers_engines.bundle import Bundle
+from edgers_engines.engine import Backend, open_backend
+from edgers_engines.errors import InputError
+from edgers_engines.kv_cache import KVCache
+from edgers_engines.prompt import PromptEncoder
+
+
+class Constraint(Protocol):
+    """Which answers are allowed; the choices of edgers.oracle implement it."""
+
+    def allowed(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """Token ids that may follow `tokens`; none when the answer is already determined."""
+
+
+class Status(Enum):
+    """How an answer came to its end."""
+
+    COMPLETE = "complete"
+    UNDECIDED = "undecided"  # a token led by less than rounding can explain
+    FAILED = "failed"  # a logit was NaN or infinite
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One row's answer.
+
+    `margin` is the smallest lead, in logits, that a chosen token had over the runner-up; infinite when no
+    token had a rival.
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+    status: Status
+    margin: float
+
+
+class VisionLanguageModel:
+    """A bundle's graphs, loaded on one backend.
+
+    Args:
+        bundle: verified bundle.
+        backend: where to run; ONNX Runtime on the CPU with all cores unless given.
+
+    Raises:
+        BackendError: a graph cannot be loaded there.
+        BundleError: the tokenizer is broken.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend | None = None) -> None:
+        self.bundle = bundle
+        self.backend = backend or open_backend()
+        self.prompts = PromptEncoder(bundle)
+        graphs = bundle.manifest.graphs
+        self.vision, self.embed, self.decoder = (
+            self.backend.load(bundle.read(graph.file), graph)
+            for graph in (graphs.vision, graphs.embed, graphs.decoder)
+        )
+
+    def embeddings(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Embeddings of token ids: float32 [len(tokens), hidden]."""
+        out: NDArray[np.float32] = np.empty((len(tokens), self.bundle.manifest.dimensions.hidden), np.float32)
+        self.embed.run({"input_ids": np.array([tokens], np.int64)}, {"embeddings": out[None]})
+        return out
+
+
+class Question:
+    """One prompt, ready to be asked about batches of canvases. All its memory is allocated here, once.
+
+    Args:
+        model: the loaded model.
+        prompt: the user's text.
+        rows: the largest batch.
+        constraint: which answers are allowed; free text unless given.
+        guard: make an answer UNDECIDED when a token's lead is within the bundle's margin tolerance.
+        max_new_tokens: the bundle's unless given.
+
+    Raises:
+        InputError: the prompt is empty or leaves no room for an answer, or rows is below 1.
+    """
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        prompt: str,
+        *,
+        rows: int,
+        constraint: Constraint | None = None,
+        guard: bool = True,
+        max_new_tokens: int | None = None,
+    ) -> None:
+        if not 1 <= rows <= 1 << 20:
+            raise InputError(f"the batch size is {rows}; it must be at least 1")
+        manifest = model.bundle.manifest
+        dimensions = manifest.dimensions
+        suffix = model.prompts.suffix(prompt)
+        self._prefix_length = len(model.prompts.prefix)
+        self.max_new_tokens = max_new_tokens or manifest.decoding.max_new_tokens
+        block = dimensions.image_tokens + len(suffix)
+        # The last new token is chosen but never fed back, so it needs no position.
+        self._length = self._prefix_length + block + self.max_new_tokens - 1
+        if self._length > dimensions.max_length:
+            raise InputError(
+                f"the prompt needs {self._prefix_length + block} positions and the answer up to "
+                f"{self.max_new_tokens}; the model has {dimensions.max_length}: shorten the prompt"
+            )
+        self.rows = rows
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._model, self._constraint = model, constraint
+        self._tolerance = manifest.decoding.margin_tolerance if guard else 0.0
+        self._end = manifest.decoding.end_tokens
+        self._features = np.empty((rows, dimensions.image_tokens, dimensions.hidden), np.float32)
+        self._block = np.empty((rows, block, dimensions.hidden), np.float32)
+        self._block[:, dimensions.image_tokens :] = model.embeddings(suffix)
+        self._token = np.empty((rows, 1, dimensions.hidden), np.float32)
+        self._logits = np.empty((rows, dimensions.vocabulary), np.float32)
+        self._cache = KVCache(dimensions, rows, self._length)
+        self._share_prefix()
+
+    def answers(self, canvases: NDArray[np.float32]) -> list[Answer]:
+        """Answer the question about each canvas.
+
+        Args:
+            canvases: float32 [n, 3, height, width] with 1 <= n <= rows; only read.
+
+        Returns:
+            n answers, in order.
+
+        Raises:
+            InputError: the array has another shape or dtype.
+            BackendError: a graph failed to run.
+        """
+        count = len(canvases)
+        if not 1 <= count <= self.rows:
+            raise InputError(f"a batch holds between 1 and {self.rows} canvases; got {count}")
+        rows = [_Row(slot) for slot in range(count)]
+        self._encode(canvases)
+        with self._timed("prefill"):
+            logits = self._decode(self._block[:count], self._prefix_length)
+        with self._timed("decode"):
+            position = self._prefix_length + self._block.shape[1]
+            active = self._advance(rows, logits)
+            while active:
+                self._drop_finished(active, logits, position)
+                logits = self._step([row.tokens[-1] for row in active], position)
+                position += 1
+                active = self._advance(active, logits)
+        if any(row.status is Status.FAILED for row in rows):
+            self._cache.clear(self._prefix_length)  # or its NaNs would reach the next batch
+        return [self._answer(row) for row in rows]
+
+    def _encode(self, canvases: NDArray[np.float32]) -> None:
+        with self._timed("encode"):
+            features = self._features[: len(canvases)]
+            self._model.vision.run({"canvas": canvases}, {"features": features})
+            self._block[: len(canvases), : features.shape[1]] = features
+
+    def _decode(self, embeddings: NDArray[np.float32], position: int) -> NDArray[np.float32]:
+        rows, length, _ = embeddings.shape
+        visible = np.arange(self._length) <= position + np.arange(length)[:, None]
+        logits = self._logits[:rows]
+        self._model.decoder.run(
+            {
+                "embeddings": embeddings,
+                "write_index": np.full(rows, position, np.int64),
+                "mask": np.broadcast_to(visible, (rows, 1, *visible.shape)).copy(),
+                **self._cache.inputs(rows),
+            },
+            {"logits": logits, **self._cache.outputs(rows)},
+        )
+        return logits
+
+    def _step(self, tokens: list[int], position: int) -> NDArray[np.float32]:
+        embeddings = self._token[: len(tokens)]
+        self._model.embed.run({"input_ids": np.array(tokens, np.int64)[:, None]}, {"embeddings": embeddings})
+        return self._decode(embeddings, position)
+
+    def _advance(self, rows: list[_Row], logits: NDArray[np.float32]) -> list[_Row]:
+        """Choose the next token of every row; return the rows that go on."""
+        finite = np.logical_and.reduce(np.isfinite(logits), axis=1)
+        if self._constraint is not None:
+            logits = _masked(logits, [self._constraint.allowed(tuple(row.tokens)) for row in rows])
+        best, lead = _top(logits)
+        for row, token, margin, sound in zip(
+            rows, best.tolist(), lead.tolist(), finite.tolist(), strict=True
+        ):
+            if not sound:
+                row.status = Status.FAILED
+                continue
+            row.margin = min(row.margin, margin)
+            if margin < self._tolerance:
+                row.status = Status.UNDECIDED
+            elif token in self._end:
+                row.status = Status.COMPLETE
+            else:
+                row.tokens.append(token)
+                if len(row.tokens) == self.max_new_tokens or self._determined(row):
+                    row.status = Status.COMPLETE
+        return [row for row in rows if row.status is None]
+
+    def _determined(self, row: _Row) -> bool:
+        return self._constraint is not None and not self._constraint.allowed(tuple(row.tokens))
+
+    def _drop_finished(self, active: list[_Row], logits: NDArray[np.float32], position: int) -> None:
+        """Move the active rows to the front of the cache, where the next, smaller batch is."""
+        if len(active) < len(logits):
+            self._cache.keep([row.slot for row in active], self._prefix_length, position)
+            for slot, row in enumerate(active):
+                row.slot = slot
+
+    def _answer(self, row: _Row) -> Answer:
+        tokens = tuple(row.tokens)
+        return Answer(tokens, self._model.prompts.decode(tokens), row.status or Status.FAILED, row.margin)
+
+    def _share_prefix(self) -> None:
+        if self._prefix_length == 0:
+            return
+        self._decode(self._model.embeddings(self._model.prompts.prefix)[None], 0)
+        self._cache.share(self._prefix_length)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] += time.perf_counter() - start
+
+
+@dataclass(slots=True)
+class _Row:
+    """An answer being written: `slot` is its row in the cache."""
+
+    slot: int
+    tokens: list[int] = field(default_factory=list)
+    status: Status | None = None
+    margin: float = float("inf")
+
+
+def _masked(logits: NDArray[np.float32], allowed: list[tuple[int, ...]]) -> NDArray[np.float32]:
+    masked = np.full_like(logits, -np.inf)
+    for row, tokens in enumerate(allowed):
+        masked[row, tokens] = logits[row, tokens]
+    return masked
+
+
+def _top(logits: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The best token of each row and its lead over the runner-up; `logits` is overwritten."""
+    rows = np.arange(len(logits))
+    best = logits.argmax(axis=1)
+    top = logits[rows, best]
+    logits[rows, best] = -np.inf
+    with np.errstate(invalid="ignore"):  # rows that are not finite are FAILED, whatever stands here
+        return best, top - logits.max(axis=1)

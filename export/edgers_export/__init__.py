@@ -1,0 +1,1 @@
+"""The workstation side of edgers: Hugging Face checkpoints become bundles of ONNX graphs."""
