@@ -21,7 +21,9 @@ from edgers_engines.records import Record, dump, parse
 
 FLOOR = 0.5  # a certified class keeps the majority; other floors are a matter of `edgers radius`
 ALL_SAMPLES: Literal["all samples were drawn"] = "all samples were drawn"
-RESERVED_SELECTED: Literal["the selection chose a class that is never certified"] = "the selection chose a class that is never certified"
+RESERVED_SELECTED: Literal["the selection chose a class that is never certified"] = (
+    "the selection chose a class that is never certified"
+)
 
 MAX_CERTIFICATE_BYTES = 4 << 20
 

@@ -20,6 +20,11 @@ except ImportError as error:
     ) from None
 
 
+def available_providers() -> list[str]:
+    """The execution providers in this build of ONNX Runtime; that one is there does not mean it loads."""
+    return list(ort.get_available_providers())
+
+
 class OnnxRuntimeBackend(Backend):
     """ONNX Runtime with exactly one execution provider.
 
@@ -34,10 +39,10 @@ class OnnxRuntimeBackend(Backend):
         self._device = device
         self._threads = threads or len(os.sched_getaffinity(0))
         self._provider, self._options = _provider(device)
-        if self._provider not in ort.get_available_providers():
+        if self._provider not in available_providers():
             raise BackendError(
                 f"{device} needs {self._provider}, which is not in this ONNX Runtime {ort.__version__} "
-                f"(it has {', '.join(ort.get_available_providers())}): "
+                f"(it has {', '.join(available_providers())}): "
                 "install edgers[gpu] in place of edgers[cpu], or use --device cpu"
             )
 

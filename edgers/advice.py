@@ -1,0 +1,90 @@
+"""What a certificate means, and what to do about it, in sentences for a person."""
+
+from __future__ import annotations
+
+from edgers.certificate import Certificate, conclude
+from edgers.oracle.base import FAILED, OTHER, RESERVED, UNDECIDED
+
+SMALL_RADIUS = 0.1
+_ROUND_SAMPLES = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+
+_RESERVED_ADVICE = {
+    OTHER: (
+        "Most answers under noise belong to no class of the oracle: word the prompt so that the model "
+        "answers with one of the classes, or hold it to them with --choices."
+    ),
+    UNDECIDED: (
+        "For most samples two tokens were so close that rounding could decide: the model has no preference "
+        "here. Try a clearer image, or other choices."
+    ),
+    FAILED: "Most samples failed or gave numbers that are not finite. Lower --sigma, or check the bundle.",
+}
+
+
+def meaning(certificate: Certificate) -> str:
+    """One or two sentences: what is certified, how large that is, or that nothing is."""
+    c = certificate
+    if c.radius is None or c.radius_camera is None:
+        return "Abstained: no class is certified for this image at this noise."
+    return (
+        f"The class {c.label!r} wins the vote under noise for every image within L2 distance "
+        f"{c.radius:.4f} (canvas pixels scaled to [0, 1]); in camera pixels {c.radius_camera:.4f}. "
+        f"If every value changed at once, that is {c.largest_uniform_change:.3f}/255 each. "
+        f"The statement is wrong with probability at most {c.alpha:g}."
+    )
+
+
+def advice(certificate: Certificate) -> list[str]:
+    """What to try, most useful first; empty when there is nothing to say."""
+    c = certificate
+    said = [_abstention(c)] if not c.certified else []
+    if c.radius is not None and c.radius < SMALL_RADIUS:
+        said.append(
+            f"The radius is below {SMALL_RADIUS}: a larger --sigma, or a model adapted to noise, "
+            "gives a larger one."
+        )
+    if c.timings_ms.get("oracle", 0) > c.timings_ms.get("model", 0):
+        said.append(
+            "The oracle takes longer than the model: a faster oracle would speed certification up most."
+        )
+    if c.seed_source == "given":
+        said.append(
+            "The seed was chosen, not drawn: this repeats a run, but convinces nobody who doubts the choice."
+        )
+    return said
+
+
+def _abstention(c: Certificate) -> str:
+    if c.label in RESERVED:
+        return _RESERVED_ADVICE[c.label]
+    share = c.votes.certification[c.label] / c.n
+    if (needed := _samples_needed(c, share)) is not None:
+        return (
+            f"{share:.0%} of the samples say {c.label!r}, but {c.n} are too few to be sure: "
+            f"about --samples {needed} would certify it if the share stays."
+        )
+    others = {name: count for name, count in c.votes.certification.items() if name != c.label}
+    rival = max(others, key=lambda name: others[name])
+    return (
+        f"The model is uncertain under this noise: {share:.0%} {c.label!r} against "
+        f"{others[rival] / c.n:.0%} {rival!r}. Lower --sigma, take a clearer image, or ask another question."
+    )
+
+
+def _samples_needed(c: Certificate, share: float) -> int | None:
+    """The smallest round number of samples that would certify at this share, if there is one."""
+    for samples in _ROUND_SAMPLES:
+        if samples > c.n:
+            votes = {c.label: int(share * samples), OTHER: samples - int(share * samples)}
+            conclusion = conclude(
+                c.label,
+                votes,
+                alpha=c.alpha,
+                sigma=c.sigma,
+                total_variation=c.sampler.total_variation,
+                values=c.values,
+                operator_norm=c.preparation.operator_norm,
+            )
+            if conclusion.certified:
+                return samples
+    return None

@@ -1,0 +1,125 @@
+"""`edgers certify`: images and a question in, certificates out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgers.cli import ABSTAINED
+from edgers.cli.options import PATH, backend_options, bundle_option, json_option
+from edgers.cli.output import check_new, print_json, progress_bar, stderr, stdout, write_new
+from edgers_engines.errors import EdgersError, InputError
+
+if TYPE_CHECKING:
+    from edgers.certificate import Certificate
+
+
+@click.command("certify")
+@click.argument("images", nargs=-1, required=True, type=PATH, metavar="IMAGE...")
+@bundle_option
+@click.option("--prompt", required=True, help="The question.")
+@click.option("--choices", help="Allowed answers, separated by commas; each is a class.")
+@click.option("--oracle", help="An oracle of the bundle that reads free answers; see `edgers inspect`.")
+@click.option("--sigma", type=float, required=True, help="Noise, where pixel values span [0, 1].")
+@click.option("--samples", type=int, default=100, show_default=True, help="Samples that count.")
+@click.option("--selection", type=int, default=16, show_default=True, help="Samples that choose the class.")
+@click.option("--alpha", type=float, default=0.001, show_default=True, help="Allowed error probability.")
+@click.option("--seed", help="32 hexadecimal digits, to repeat a run; drawn by the system unless given.")
+@click.option("--batch-size", type=int, help="Samples answered at once.")
+@backend_options
+@json_option
+@click.option("--save", type=PATH, help="Write the certificate here (one image).")
+@click.option("--plot", type=PATH, help="Draw frame, votes and radius here, as PNG, SVG or PDF (one image).")
+def command(
+    *,
+    images: tuple[Path, ...],
+    bundle_path: Path | None,
+    prompt: str,
+    choices: str | None,
+    oracle: str | None,
+    sigma: float,
+    samples: int,
+    selection: int,
+    alpha: float,
+    seed: str | None,
+    batch_size: int | None,
+    backend: str,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+    save: Path | None,
+    plot: Path | None,
+) -> int:
+    """Certify the answer to a question about one or more images.
+
+    Exit code 0: certified. 10: at least one image abstained. 1: an image failed; the others are still done.
+    """
+    _check_outputs(images, save, plot)
+    from edgers.certify import Certifier
+    from edgers.demo import load_bundle
+    from edgers_engines.engine import open_backend
+
+    certifier = Certifier(
+        load_bundle(bundle_path),
+        sigma=sigma,
+        samples=samples,
+        alpha=alpha,
+        selection=selection,
+        batch_size=batch_size,
+        backend=open_backend(backend, device=device, threads=threads),
+    )
+    names = [name.strip() for name in choices.split(",")] if choices is not None else None
+    code = 0
+    for image in images:
+        try:
+            with progress_bar(image.name, certifier.samples_per_certificate) as progress:
+                certificate = certifier.certify(
+                    image, prompt, choices=names, oracle=oracle, seed=seed, progress=progress
+                )
+        except InputError:
+            raise  # the question is wrong, so it is wrong for every image
+        except EdgersError as error:
+            if len(images) == 1:
+                raise
+            stderr().print(f"edgers: {error}", style="red", soft_wrap=True, markup=False)
+            code = 1
+            continue
+        _deliver(certificate, image, as_json=as_json, save=save, plot=plot)
+        code = code or (0 if certificate.certified else ABSTAINED)
+    return code
+
+
+def _check_outputs(images: tuple[Path, ...], save: Path | None, plot: Path | None) -> None:
+    if len(images) > 1 and (save or plot):
+        raise InputError("--save and --plot take one image; for several, use --json and redirect the output")
+    check_new(save)
+    check_new(plot)
+    if plot is not None:
+        from edgers.report.plot import check_plotting
+
+        check_plotting(plot)
+
+
+def _deliver(
+    certificate: Certificate,
+    image: Path,
+    *,
+    as_json: bool,
+    save: Path | None,
+    plot: Path | None,
+) -> None:
+    if save is not None:
+        write_new(save, certificate.to_json())
+    if plot is not None:
+        from edgers.report.plot import plot_certificate
+        from edgers_engines.image import CameraImage
+
+        write_new(plot, plot_certificate(certificate, CameraImage.of(image), plot.suffix[1:]))
+    if as_json:
+        print_json(certificate)
+    else:
+        from edgers.report.text import certificate_panel
+
+        stdout().print(certificate_panel(certificate, image.name))

@@ -1,0 +1,57 @@
+"""`edgers verify`: does a certificate follow from its counts, and does it replay?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgers.cli.options import PATH, bundle_option, json_option
+from edgers.cli.output import print_json, progress_bar, stdout
+
+
+@click.command("verify")
+@click.argument("path", type=PATH, metavar="CERT.json")
+@click.option("--replay", "with_replay", is_flag=True, help="Run the model again and compare the votes.")
+@bundle_option
+@click.option("--image", type=PATH, help="Where the image is now, for --replay.")
+@json_option
+def command(
+    *, path: Path, with_replay: bool, bundle_path: Path | None, image: Path | None, as_json: bool
+) -> int:
+    """Check a certificate.
+
+    Recomputes bound, radius and verdict from the counts. Exit code 0: consistent, also when the certificate
+    abstains. 1: a field does not follow; the first one is named.
+    """
+    from edgers.certificate import Certificate
+    from edgers.verify import replay, verify
+
+    certificate = Certificate.load(path)
+    verify(certificate)
+    if with_replay:
+        from edgers.demo import load_bundle
+
+        bundle = load_bundle(bundle_path)
+        with progress_bar("replay", certificate.samples_spent) as progress:
+            replay(certificate, bundle, image, beside=path.parent, progress=progress)
+    if as_json:
+        print_json(
+            {
+                "consistent": True,
+                "replayed": with_replay,
+                "certified": certificate.certified,
+                "label": certificate.label,
+                "radius": certificate.radius,
+                "assumption": certificate.assumption,
+            }
+        )
+        return 0
+    from edgers.report.text import certificate_panel
+
+    stdout().print(certificate_panel(certificate, path.name))
+    stdout().print(
+        "consistent: everything follows from the counts"
+        + (", and the replay gave the same votes" if with_replay else "")
+    )
+    return 0

@@ -1,0 +1,93 @@
+"""A certificate as a picture: the frame, the votes, and how the certified radius follows from them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgers.advice import meaning
+from edgers.certificate import FLOOR, Certificate
+from edgers.smoothing.bounds import clopper_pearson_lower
+from edgers.smoothing.radius import certified_radius
+from edgers_engines.errors import InputError
+from edgers_engines.image import CameraImage
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FORMATS = ("png", "svg", "pdf")
+
+_GREEN, _RED, _GREY = "#2a7f4f", "#b5433a", "#8a8f98"
+
+
+def check_plotting(path: Path) -> None:
+    """Refuse a plot that cannot be drawn before any work is done for it.
+
+    Raises:
+        InputError: an unknown file type, or matplotlib is not installed.
+    """
+    if path.suffix[1:].lower() not in FORMATS:
+        raise InputError(f"{path} must end in one of {', '.join('.' + name for name in FORMATS)}")
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise InputError("plots need matplotlib: install edgers[plot]") from None
+
+
+def plot_certificate(certificate: Certificate, camera: CameraImage, file_type: str) -> bytes:
+    """Draw one certificate.
+
+    Args:
+        certificate: what to draw.
+        camera: the image it is about.
+        file_type: one of `FORMATS`.
+
+    Returns:
+        The file's bytes.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    frame, votes, curve = figure.subplots(1, 3, width_ratios=(1, 1.1, 1.2))
+    frame.imshow(camera.pixels, interpolation="nearest")
+    frame.set_axis_off()
+    frame.set_title(certificate.prompt, fontsize=10, wrap=True)
+    _draw_votes(votes, certificate)
+    _draw_radius(curve, certificate)
+    figure.suptitle(meaning(certificate), fontsize=9, wrap=True)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=file_type.lower(), dpi=150)
+    return buffer.getvalue()
+
+
+def _draw_votes(axes: Axes, c: Certificate) -> None:
+    counts = {n: v for n, v in c.votes.certification.items() if v or n in c.oracle.classes}
+    names = list(counts)[::-1]
+    colours = [_GREEN if name == c.label else _RED for name in names]
+    bars = axes.barh(names, [counts[name] for name in names], color=colours)
+    axes.bar_label(bars, padding=3)
+    axes.axvline(c.n / 2, color=_GREY, linewidth=1, linestyle=":")
+    axes.set_xlim(0, c.n * 1.12)
+    axes.set_title(f"votes of {c.n} noisy copies, σ = {c.sigma:g}", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_radius(axes: Axes, c: Certificate) -> None:
+    """The radius that every possible count would give, and where this one lies."""
+    counts = range(c.n // 2, c.n + 1)
+    radii = [
+        certified_radius(
+            clopper_pearson_lower(k, c.n, c.alpha).minus(c.sampler.total_variation), c.sigma, FLOOR
+        )
+        or 0.0
+        for k in counts
+    ]
+    axes.plot(counts, radii, color=_GREY)
+    axes.plot([c.votes.certification[c.label]], [c.radius or 0.0], "o", color=_GREEN if c.certified else _RED)
+    axes.set_xlim(c.n // 2, c.n * 1.01)
+    axes.set_xlabel("votes for the winning class")
+    axes.set_ylabel("certified L2 radius")
+    verdict = f"R = {c.radius:.3f}" if c.radius is not None else "abstained"
+    axes.set_title(f"{c.label}: {verdict}, α = {c.alpha:g}", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,89 @@
+"""A certificate as a table in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich import box
+from rich.console import Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from edgers.advice import advice, meaning
+from edgers.certificate import Certificate
+
+_BAR = 24
+
+
+def certificate_panel(certificate: Certificate, title: str) -> Panel:
+    """Verdict, meaning, votes, evidence and advice."""
+    c = certificate
+    verdict = (
+        Text(f"certified {c.label}  R = {c.radius:.4f}", style="bold green")
+        if c.certified
+        else Text("abstained", style="bold yellow")
+    )
+    parts: list[Text | Table] = [verdict, Text(meaning(c)), _votes(c), _evidence(c)]
+    parts += [Text(f"→ {line}", style="yellow") for line in advice(c)]
+    return Panel(Group(*parts), title=Text(title), title_align="left", width=100)
+
+
+def summary_table(certificates: Iterable[tuple[str, Certificate]]) -> Table:
+    """One line for each named certificate."""
+    table = Table("frame", "answer", "votes", "verdict", "radius", "seconds", box=box.SIMPLE)
+    for name, c in certificates:
+        votes = f"{c.votes.certification.get(c.label, 0)}/{c.n}"
+        verdict = Text("certified", style="green") if c.certified else Text("abstained", style="yellow")
+        radius = "" if c.radius is None else f"{c.radius:.3f}"
+        table.add_row(
+            Text(name), Text(c.label), votes, verdict, radius, f"{c.timings_ms['total'] / 1000:.2f}"
+        )
+    return table
+
+
+def _votes(c: Certificate) -> Table:
+    table = Table("class", "selection", "votes", "", box=box.SIMPLE, padding=(0, 1))
+    for name, count in sorted(c.votes.certification.items(), key=lambda item: -item[1]):
+        chosen = c.votes.selection[name]
+        if count or chosen or name == c.label:
+            bar = "█" * round(_BAR * count / c.n)
+            table.add_row(
+                Text(name), str(chosen), str(count), Text(bar, style="green" if name == c.label else "red")
+            )
+    return table
+
+
+def _evidence(c: Certificate) -> Table:
+    table = Table.grid(padding=(0, 2))
+    margin = (
+        "no token had a rival"
+        if c.margin.smallest is None
+        else f"smallest lead {c.margin.smallest:.3g} logits"
+    )
+    for name, value in (
+        ("bound", f"probability of {c.label!r} under noise ≥ {c.p_lower:.4f} at confidence {1 - c.alpha:g}"),
+        (
+            "noise",
+            f"sigma {c.sigma:g}, n = {c.n} after {c.n_selection} for the selection; "
+            + ("seed given" if c.seed_source == "given" else "fresh seed"),
+        ),
+        ("assumes", f"{c.assumption.mode}: {c.assumption.sentence}"),
+        (
+            "image",
+            f"{_size(c.preparation.camera_size)} camera → {_size(c.preparation.canvas_size)} canvas"
+            + (", turned upright by its EXIF orientation" if c.preparation.rotated_by_exif else ""),
+        ),
+        (
+            "model",
+            f"bundle {c.bundle_digest[:16]}, {c.engine.backend} {c.engine.version} on {c.engine.device}; "
+            + margin,
+        ),
+        ("time", f"{c.timings_ms['total'] / 1000:.2f} s with {c.threads} threads, batches of {c.batch_size}"),
+    ):
+        table.add_row(Text(name, style="dim"), Text(value))
+    return table
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[1]}×{size[0]}"

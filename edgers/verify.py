@@ -1,0 +1,153 @@
+"""Does a certificate follow from its own counts, and does the model still give those counts?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgers.certificate import (
+    ALL_SAMPLES,
+    FLOOR,
+    RESERVED_SELECTED,
+    Certificate,
+    CertificateError,
+    conclude,
+)
+from edgers.certify import COMPOSITE, Certifier
+from edgers.oracle.base import RESERVED
+from edgers.poll import Progress
+from edgers_engines.bundle import Bundle
+from edgers_engines.engine import open_backend
+from edgers_engines.errors import InputError
+from edgers_engines.image import CameraImage, operator_norm
+from edgers_engines.noise import SAMPLER, check_sigma, total_variation_bound
+
+_TOLERANCE = 1e-9  # relative: another scipy may differ in the last digits
+
+
+def verify(certificate: Certificate) -> None:
+    """Recompute everything that follows from the counts, whatever the verdict was.
+
+    Raises:
+        CertificateError: names the first field that does not follow from the others.
+    """
+    try:
+        check_sigma(certificate.sigma)
+        mismatch = next((claim for claim in _claims(certificate) if not _agree(*claim[1:])), None)
+    except (InputError, ValueError) as error:
+        raise CertificateError(f"the certificate is inconsistent: {error}") from None
+    if mismatch is not None:
+        field, found, expected = mismatch
+        raise CertificateError(f"{field} is {found}, but {expected} follows from the other fields")
+
+
+def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
+    """Field, what it says, what follows; in an order in which each rests on those before it."""
+    selection, votes = c.votes.selection, c.votes.certification
+    classes = {*c.oracle.classes, *RESERVED}
+    yield "votes.selection's classes", sorted(selection), sorted(classes)
+    yield "votes.certification's classes", sorted(votes), sorted(classes)
+    yield "n_selection", c.n_selection, sum(selection.values())
+    yield "label", selection.get(c.label), max(selection.values())
+    reserved = c.label in RESERVED
+    yield "stopped_because", c.stopped_because, RESERVED_SELECTED if reserved else ALL_SAMPLES
+    yield "votes.certification's sum", sum(votes.values()), 0 if reserved else c.n
+    yield "samples_spent", c.samples_spent, c.n_selection + sum(votes.values())
+    yield "assumption", c.assumption, COMPOSITE
+    yield "floor", c.floor, FLOOR
+    yield "preparation.canvas_size", c.preparation.canvas_size, c.preparation.steps.canvas_size
+    norm = operator_norm(c.preparation.camera_size, c.preparation.steps)
+    yield "preparation.operator_norm", c.preparation.operator_norm, norm
+    yield "sampler.name", c.sampler.name, SAMPLER
+    total_variation = total_variation_bound(c.values, c.sigma)
+    yield "sampler.total_variation", c.sampler.total_variation, total_variation
+    conclusion = conclude(
+        c.label,
+        votes,
+        alpha=c.alpha,
+        sigma=c.sigma,
+        total_variation=total_variation,
+        values=c.values,
+        operator_norm=norm,
+    )
+    for field in ("q_lower", "p_lower", "certified", "radius", "radius_camera"):
+        yield field, getattr(c, field), getattr(conclusion, field)
+
+
+def _agree(found: object, expected: object) -> bool:
+    if isinstance(found, float) and isinstance(expected, float):
+        return math.isclose(found, expected, rel_tol=_TOLERANCE)
+    return found == expected
+
+
+def replay(
+    certificate: Certificate,
+    bundle: Bundle,
+    image: str | Path | None = None,
+    *,
+    beside: Path | None = None,
+    progress: Progress = lambda _samples: None,
+) -> Certificate:
+    """Run the model again from the certificate's seed and compare the votes.
+
+    Args:
+        certificate: already verified.
+        bundle: the bundle it names.
+        image: where the image is now; where the certificate says unless given.
+        beside: the certificate's folder, where an image that moved with it is looked for.
+        progress: called with the number of samples done since the last call.
+
+    Returns:
+        The certificate of the second run.
+
+    Raises:
+        CertificateError: another bundle, another image, or other votes.
+    """
+    c = certificate
+    if bundle.digest != c.bundle_digest:
+        raise CertificateError(
+            f"the certificate is for the bundle {c.bundle_digest[:16]}..., but {bundle.path} is "
+            f"{bundle.digest[:16]}...: give the right one with --bundle"
+        )
+    camera = CameraImage.of(_find_image(c, image, beside))
+    if camera.sha256 != c.image_sha256:
+        raise CertificateError(f"{camera.source} does not have the pixels that were certified")
+    certifier = Certifier(
+        bundle,
+        sigma=c.sigma,
+        samples=c.n,
+        alpha=c.alpha,
+        selection=c.n_selection,
+        batch_size=c.batch_size,
+        backend=open_backend(c.engine.backend, device=c.engine.device, threads=c.threads),
+    )
+    choices = c.oracle.classes if c.oracle.kind == "choices" else None
+    again = certifier.certify(
+        camera,
+        c.prompt,
+        choices=choices,
+        oracle=None if choices else c.oracle.name,
+        seed=c.seed,
+        guard=c.margin.guard,
+        progress=progress,
+    )
+    for field in ("oracle", "decoding", "votes"):
+        if getattr(again, field) != getattr(c, field):
+            raise CertificateError(
+                f"the replay does not agree: {field} was {getattr(c, field)}, is {getattr(again, field)}"
+            )
+    return again
+
+
+def _find_image(c: Certificate, image: str | Path | None, beside: Path | None) -> Path:
+    if image is not None:
+        return Path(image)
+    if c.image is None:
+        raise CertificateError("the certificate names no image file: give it with --image")
+    named = Path(c.image)
+    places = [named, *([beside / named, beside / named.name] if beside else [])]
+    for place in places:
+        if place.is_file():
+            return place
+    raise CertificateError(f"the certified image {c.image} is not there: give it with --image")

@@ -1,0 +1,38 @@
+"""What many tests share: the demo bundle, its frames and checkpoint, and a way to break a copy of a bundle."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edgers import demo
+from edgers_engines.bundle import Bundle
+from edgers_engines.vlm import VisionLanguageModel
+
+CHECKPOINT = Path(__file__).parent / "data" / "demo-checkpoint"
+
+
+@pytest.fixture(scope="session")
+def demo_bundle() -> Bundle:
+    """The bundle that comes with edgers."""
+    return demo.load_bundle()
+
+
+@pytest.fixture(scope="session")
+def demo_model(demo_bundle: Bundle) -> VisionLanguageModel:
+    """The demo bundle, loaded on ONNX Runtime on the CPU."""
+    return VisionLanguageModel(demo_bundle)
+
+
+@pytest.fixture(scope="session")
+def first_frame() -> Path:
+    """The demo frame that certifies clearly."""
+    return demo.frames()[0]
+
+
+@pytest.fixture
+def bundle_copy(tmp_path: Path) -> Path:
+    """A copy of the demo bundle that a test may damage."""
+    return Path(shutil.copytree(demo.BUNDLE, tmp_path / "bundle"))
