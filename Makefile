@@ -1,0 +1,50 @@
+# Two commands on a fresh machine, nothing before them:
+#   make demo   the device side only (no torch), then the demo frames are certified
+#   make test   the full environment, then lint, types, import contracts and all tests
+
+PYTHON ?= python3
+DEVICE := .venv
+FULL := .venv-dev
+WHEELS := build/wheelhouse
+
+.PHONY: demo test lint bench demo-model clean
+
+demo: $(DEVICE)/.installed
+	$(DEVICE)/bin/edgers demo
+
+test: lint $(WHEELS)/.filled
+	$(FULL)/bin/python -m pytest -n 2 --dist loadfile
+
+lint: $(FULL)/.installed
+	$(FULL)/bin/ruff check
+	$(FULL)/bin/ruff format --check
+	$(FULL)/bin/mypy
+	$(FULL)/bin/lint-imports
+
+bench: $(FULL)/.installed $(DEVICE)/.installed
+	$(FULL)/bin/python bench/certify.py $(DEVICE)/bin/edgers
+
+# Trains the demo model (about a quarter of an hour on two cores), exports it, measures it.
+demo-model: $(FULL)/.installed
+	$(FULL)/bin/python -m edgers.demo.build
+
+clean:
+	rm -rf $(DEVICE) $(FULL) build dist
+
+$(DEVICE)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(DEVICE)
+	$(DEVICE)/bin/python -m pip install --quiet -e '.[cpu,plot]'
+	touch $@
+
+# torch comes first and by its exact version: asked for by a range, pip may choose a build of several GB.
+$(FULL)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(FULL)
+	$(FULL)/bin/python -m pip install --quiet torch==2.13.0
+	$(FULL)/bin/python -m pip install --quiet -e '.[cpu,plot,export,dev]'
+	touch $@
+
+# What the wheel test installs from, so that the test itself needs no network.
+$(WHEELS)/.filled: $(FULL)/.installed
+	$(FULL)/bin/python -m pip wheel --quiet --wheel-dir $(WHEELS) '.[cpu]'
+	rm -f $(WHEELS)/edgers-*.whl
+	touch $@

@@ -27,6 +27,10 @@ RESERVED_SELECTED: Literal["the selection chose a class that is never certified"
 
 MAX_CERTIFICATE_BYTES = 4 << 20
 
+# When two canvases are put on the lattice, each moves by at most half a step per value; the rounding of the
+# float64 sums that made them is far below the millionth that is added here.
+_LATTICE_SHIFT = LATTICE_STEP * (1 + 1e-6)
+
 Seed = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
 Votes = dict[str, Annotated[int, Meta(ge=0)]]
 
@@ -205,5 +209,5 @@ def conclude(
     radius = certified_radius(p_lower, sigma, FLOOR)
     camera = None
     if radius is not None:
-        camera = max((radius - LATTICE_STEP * math.sqrt(values)) / operator_norm * (1 - 1e-12), 0.0)
+        camera = max((radius - _LATTICE_SHIFT * math.sqrt(values)) / operator_norm, 0.0)
     return Conclusion(q_lower.value, p_lower.value, radius is not None, radius, camera)

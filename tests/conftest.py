@@ -1,4 +1,4 @@
-"""What many tests share: the demo bundle, its frames and checkpoint, and a way to break a copy of a bundle."""
+"""What many tests share: the demo bundle, its frames and checkpoint, and a copy of it to damage."""
 
 from __future__ import annotations
 

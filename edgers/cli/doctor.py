@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from importlib import metadata
-from importlib.util import find_spec
 
 import click
 
@@ -41,7 +40,7 @@ def command(*, as_json: bool) -> int:
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "packages": versions,
-        "providers": _providers(),
+        "providers": _providers(problems),
         "problems": problems,
         "ok": not problems,
     }
@@ -59,20 +58,18 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _providers() -> list[str]:
-    if find_spec("onnxruntime") is None:
+def _providers(problems: list[str]) -> list[str]:
+    try:
+        from edgers_engines.onnxruntime import available_providers
+    except EdgersError as error:
+        problems.append(str(error))
         return []
-    from edgers_engines.onnxruntime import available_providers
-
     return available_providers()
 
 
 def _problems(versions: dict[str, str]) -> list[str]:
-    runtimes = [name for name in ("onnxruntime", "onnxruntime-gpu") if name in versions]
     found = []
-    if not runtimes:
-        found.append("no ONNX Runtime: install edgers[cpu], or edgers[gpu] on a machine with CUDA")
-    if len(runtimes) == 2:
+    if {"onnxruntime", "onnxruntime-gpu"} <= versions.keys():
         found.append(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
             "uninstall both, then install one"

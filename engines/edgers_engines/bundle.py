@@ -193,7 +193,7 @@ class Bundle:
 def _regular_files(root: Path) -> set[str]:
     try:
         if not stat.S_ISDIR(root.lstat().st_mode):
-            raise BundleError(f"{root} is not a directory; a bundle is a directory with a {MANIFEST}")
+            raise BundleError(f"{root} is not a directory (links are not followed); a bundle is one")
         with os.scandir(root) as entries:
             found = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
     except (OSError, ValueError) as error:

@@ -14,6 +14,7 @@ import os
 import stat
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -183,10 +184,14 @@ def prepare(camera: CameraImage, preparation: Preparation) -> NDArray[np.float64
         the lattice.
     """
     rows, columns = _matrices(camera.size, preparation)
-    planes = camera.pixels.transpose(2, 0, 1) / 255.0
-    return np.ascontiguousarray(rows @ planes @ columns.T)
+    canvas = np.empty((3, *preparation.canvas_size))
+    for channel, plane in zip(canvas, camera.pixels.transpose(2, 0, 1), strict=True):
+        # One channel at a time: a 12-megapixel frame takes 100 MB in float64.
+        np.matmul(rows @ (plane / 255.0), columns.T, out=channel)
+    return canvas
 
 
+@lru_cache(maxsize=8)  # a camera's frames all have one size
 def operator_norm(camera_size: tuple[int, int], preparation: Preparation) -> float:
     """The largest singular value of the linear map from camera values to canvas values, rounded up.
 
@@ -205,6 +210,7 @@ def _spectral_norm(matrix: NDArray[np.float64]) -> float:
     return math.sqrt(float(np.linalg.eigvalsh(matrix @ matrix.T)[-1]))
 
 
+@lru_cache(maxsize=4)
 def _matrices(
     camera_size: tuple[int, int], preparation: Preparation
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

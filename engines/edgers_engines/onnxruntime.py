@@ -16,8 +16,16 @@ try:
     import onnxruntime as ort
 except ImportError as error:
     raise BackendError(
-        f"ONNX Runtime cannot be imported ({error}): install edgers[cpu], or edgers[gpu] for CUDA"
+        f"ONNX Runtime cannot be imported ({error}): install edgers[cpu], or edgers[gpu] for CUDA, "
+        "on Python 3.11 or later"
     ) from None
+
+OLDEST = (1, 25)  # the first with opset 24's TensorScatter
+if tuple(map(int, ort.__version__.split(".")[:2])) < OLDEST:
+    raise BackendError(
+        f"ONNX Runtime {ort.__version__} cannot write a KV cache in place (opset 24); edgers needs 1.25 or "
+        "later, which has wheels for Python 3.11 and later"
+    )
 
 
 def available_providers() -> list[str]:

@@ -1,0 +1,122 @@
+"""Checkpoint directory in, bundle directory out: what is written, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import onnx
+import pytest
+
+from edgers_engines.bundle import Bundle
+from edgers_export import bundle as exporter
+from edgers_export.bundle import export_bundle
+from edgers_export.errors import ExportError
+from tests.conftest import CHECKPOINT
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A copy of the demo checkpoint that a test may damage."""
+    return shutil.copytree(CHECKPOINT, tmp_path / "checkpoint")
+
+
+def test_the_bundle_passes_its_own_checks_and_names_its_weights(demo_export):
+    again = Bundle.load(demo_export.path)
+    assert again.digest == demo_export.digest
+    assert again.manifest.provenance.tools.keys() == {"edgers", "torch", "transformers", "onnx"}
+
+
+def test_preparation_prompt_and_sizes_come_from_the_checkpoint(demo_export):
+    manifest = demo_export.manifest
+    assert manifest.preparation.exact == (96, 96)
+    assert manifest.preparation.filter == "bilinear"
+    assert (manifest.prompt.text_before, manifest.prompt.text_after) == ("\n", " ASSISTANT:")
+    assert manifest.dimensions.image_tokens == 36
+    assert manifest.decoding.end_tokens == (2,)
+
+
+def test_the_margin_tolerance_follows_from_what_was_measured(demo_export):
+    manifest = demo_export.manifest
+    difference = manifest.parity.largest_logit_difference
+    assert 0 < manifest.decoding.margin_tolerance == exporter.MARGIN_FACTOR * difference < 0.01
+
+
+@pytest.mark.parametrize("name", ["vision.onnx", "embed.onnx", "decoder.onnx"])
+def test_graphs_are_standard_onnx_with_named_dimensions_and_nothing_of_this_machine(demo_export, name):
+    content = demo_export.read(name)
+    model = onnx.load_from_string(content)
+    assert {node.domain for node in model.graph.node} == {""}
+    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [24]
+    first = model.graph.input[0].type.tensor_type.shape.dim[0]
+    assert first.dim_param == "batch"
+    assert not re.search(rb"site-packages|\.py|/home|/tmp", content)
+
+
+def test_the_decoder_writes_its_cache_in_standard_operators(demo_export):
+    graph = onnx.load_from_string(demo_export.read("decoder.onnx")).graph
+    operators = [node.op_type for node in graph.node]
+    layers = demo_export.manifest.dimensions.layers
+    assert operators.count("TensorScatter") == 2 * layers
+    assert operators.count("Attention") == layers
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        pytest.param(lambda c: (c / "config.json").unlink(), "config.json", id="no config"),
+        pytest.param(lambda c: (c / "model.safetensors").unlink(), "safetensors", id="no weights"),
+        pytest.param(
+            lambda c: (c / "model.safetensors").rename(c / "pytorch_model.bin"),
+            "pickled",
+            id="pickled",
+        ),
+        pytest.param(
+            lambda c: (c / "model.safetensors").write_bytes(b"\0" * 100), "cannot load", id="broken weights"
+        ),
+        pytest.param(lambda c: (c / "tokenizer.json").unlink(), "cannot load", id="no tokenizer"),
+        pytest.param(
+            lambda c: (c / "chat_template.jinja").write_text("{{ messages[0]['content'][1]['text'] }}"),
+            "one image before one prompt",
+            id="a template without an image",
+        ),
+        pytest.param(
+            lambda c: edit(c / "preprocessor_config.json", do_resize=False), "must resize", id="no resize"
+        ),
+        pytest.param(
+            lambda c: edit(c / "preprocessor_config.json", resample=0), "nearest", id="not a linear filter"
+        ),
+    ],
+)
+def test_a_checkpoint_that_lacks_something_is_refused(checkpoint, tmp_path, damage, reason):
+    damage(checkpoint)
+    with pytest.raises(ExportError, match=reason):
+        export_bundle(checkpoint, tmp_path / "out" / "bundle")
+    assert not list(tmp_path.glob("out/*")), "nothing half-written stays"
+
+
+def test_what_is_there_already_is_not_overwritten(tmp_path):
+    (tmp_path / "bundle").mkdir()
+    with pytest.raises(ExportError, match="there already"):
+        export_bundle(CHECKPOINT, tmp_path / "bundle")
+
+
+def test_graphs_that_answer_otherwise_than_pytorch_are_refused(tmp_path, monkeypatch):
+    wrong = exporter.Vision.forward
+    monkeypatch.setattr(exporter.Vision, "forward", lambda self, canvas: wrong(self, canvas.flip(-1)))
+    real = exporter._parity
+
+    def parity(*arguments):
+        monkeypatch.setattr(exporter.Vision, "forward", wrong)  # the reference sees the image as it is
+        return real(*arguments)
+
+    monkeypatch.setattr(exporter, "_parity", parity)
+    with pytest.raises(ExportError, match="not the same model"):
+        export_bundle(CHECKPOINT, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def edit(path, **changes):
+    """Change fields of a JSON file."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

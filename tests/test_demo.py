@@ -1,0 +1,112 @@
+"""The demo keeps its promises: the model card is true, the frames do what they are for."""
+
+from __future__ import annotations
+
+import pytest
+from scipy.stats import binom
+
+from edgers import demo
+from edgers.certify import Certifier
+from edgers.demo.accuracy import Examiner, measure, table
+from edgers.demo.build import CARD, rule_oracles, stored_accuracy, with_table
+from edgers_export.demo.layout import KEY_WORDS
+from edgers_export.demo.questions import QUESTIONS
+from edgers_export.demo.scenes import draw_pool
+
+FRESH_SEED = 30_000  # neither the training's scenes nor the card's
+SCENES = 150
+TARGETS = {0.25: 0.95, 0.5: 0.90}
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    """Clear scenes that nothing was measured on."""
+    return draw_pool(SCENES, seed=FRESH_SEED, ambiguity=None)
+
+
+@pytest.fixture(scope="module")
+def examiner(demo_bundle):
+    return Examiner(demo_bundle)
+
+
+def test_the_card_is_about_the_bundle_that_is_shipped(demo_bundle):
+    assert stored_accuracy().bundle_digest == demo_bundle.digest
+
+
+def test_the_card_shows_what_was_measured():
+    card = CARD.read_text()
+    assert table(stored_accuracy()) in card
+    assert with_table(card, stored_accuracy()) == card
+
+
+@pytest.mark.parametrize("sigma", TARGETS)
+def test_every_question_meets_its_target_on_at_least_2000_clear_scenes(sigma):
+    rows = [r for r in stored_accuracy().rows if r.scenes == "clear" and r.sigma == sigma]
+    assert {(r.question, r.answered_by) for r in rows} == {
+        (question.name, way) for question in QUESTIONS for way in ("choices", "rules")
+    }
+    for row in rows:
+        assert row.of >= 2000
+        assert row.right / row.of >= TARGETS[sigma], row
+
+
+@pytest.mark.parametrize("way", ["choices", "rules"])
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.name)
+def test_the_cards_accuracy_holds_on_other_scenes(examiner, fresh, question, way):
+    """Judged by the binomial law at the card's rate: a model that is worse by a few points fails."""
+    words = KEY_WORDS[question.name]
+    column = list(KEY_WORDS).index(question.name)
+    right = examiner.right(
+        fresh.images,
+        [words[index] for index in fresh.answers[:, column]],
+        prompt=question.canonical,
+        sigma=0.5,
+        choices=words if way == "choices" else None,
+        oracle=question.name,
+    )
+    claimed = next(
+        r
+        for r in stored_accuracy().rows
+        if (r.scenes, r.question, r.sigma, r.answered_by) == ("clear", question.name, 0.5, way)
+    )
+    assert binom.cdf(right, SCENES, claimed.right / claimed.of) > 1e-5
+
+
+def test_wrong_labels_would_be_found_out(examiner, fresh):
+    """The check above can fail: with the answers of another scene it does."""
+    words = KEY_WORDS["action"]
+    expected = [words[index] for index in fresh.answers[:, 0]]
+    right = examiner.right(
+        fresh.images[::-1].copy(), expected, prompt=demo.PROMPT, sigma=0.5, choices=words, oracle="action"
+    )
+    assert binom.cdf(right, SCENES, 0.95) < 1e-5
+
+
+def test_the_measurement_covers_clear_and_hard_scenes(demo_bundle):
+    measured = measure(demo_bundle, clear=4, hard=4, seed=1)
+    assert {(row.scenes, row.of) for row in measured.rows} == {("clear", 4), ("hard", 4)}
+
+
+def test_the_shipped_oracles_are_those_that_are_built(demo_bundle):
+    assert demo_bundle.manifest.oracles == rule_oracles()
+
+
+def test_the_bundle_is_small():
+    assert sum(path.stat().st_size for path in demo.BUNDLE.iterdir()) <= 12_000_000
+
+
+@pytest.mark.parametrize("frame", demo.frames(), ids=lambda frame: frame.stem)
+def test_clear_frames_certify_their_action_and_hard_ones_abstain(demo_bundle, frame):
+    """With a fixed seed, so that a test never fails by bad luck; the margins are wide."""
+    certifier = Certifier(demo_bundle, sigma=demo.SIGMA, samples=demo.SAMPLES)
+    certificate = certifier.certify(frame, demo.PROMPT, choices=demo.ACTIONS, seed="5" * 32)
+    if "hard" in frame.stem:
+        assert not certificate.certified
+    else:
+        assert certificate.certified
+        assert certificate.label == frame.stem.partition("-")[2]
+
+
+def test_there_are_eight_frames_or_more_and_the_first_is_clear():
+    assert len(demo.frames()) >= 8
+    assert "hard" not in demo.frames()[0].stem
