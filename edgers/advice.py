@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from edgers.certificate import Certificate, conclude
 from edgers.oracle.base import FAILED, OTHER, RESERVED, UNDECIDED
 
@@ -21,16 +23,23 @@ _RESERVED_ADVICE = {
 }
 
 
+def floored(value: float) -> str:
+    """A number with four decimals, or four digits if it is small, rounded down: never more than is true."""
+    decimals = 4 if value >= 1e-3 or value <= 0 else 3 - math.floor(math.log10(value))
+    scale = 10**decimals
+    return f"{math.floor(value * scale) / scale:.{decimals}f}"
+
+
 def meaning(certificate: Certificate) -> str:
     """One or two sentences: what is certified, how large that is, or that nothing is."""
     c = certificate
     if c.radius is None or c.radius_camera is None:
-        return "Abstained: no class is certified for this image at this noise."
+        return "No class is certified for this image at this noise: act as if there were no answer."
     return (
         f"The class {c.label!r} wins the vote under noise for every image within L2 distance "
-        f"{c.radius:.4f} (canvas pixels scaled to [0, 1]); in camera pixels {c.radius_camera:.4f}. "
-        f"If every value changed at once, that is {c.largest_uniform_change:.3f}/255 each. "
-        f"The statement is wrong with probability at most {c.alpha:g}."
+        f"{floored(c.radius_camera)} in camera pixels ({floored(c.radius)} on the model's canvas; values "
+        f"scaled to [0, 1]). If every canvas value changed at once, that is "
+        f"{floored(c.largest_uniform_change or 0.0)}/255 each."
     )
 
 
@@ -60,8 +69,9 @@ def _abstention(c: Certificate) -> str:
     share = c.votes.certification[c.label] / c.n
     if (needed := _samples_needed(c, share)) is not None:
         return (
-            f"{share:.0%} of the samples say {c.label!r}, but {c.n} are too few to be sure: "
-            f"about --samples {needed} would certify it if the share stays."
+            f"{share:.0%} of the samples say {c.label!r}, but {c.n} are too few to be sure; about --samples "
+            f"{needed} certify such a share. Set it before the next image: repeating this one until it "
+            "certifies would not be a certificate at this alpha."
         )
     others = {name: count for name, count in c.votes.certification.items() if name != c.label}
     rival = max(others, key=lambda name: others[name])

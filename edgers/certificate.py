@@ -15,7 +15,8 @@ from edgers.smoothing.radius import certified_radius
 from edgers_engines.bundle import Count, NonNegative, Sha256, Token
 from edgers_engines.engine import EngineRecord
 from edgers_engines.errors import EdgersError
-from edgers_engines.image import Preparation
+from edgers_engines.files import read_regular
+from edgers_engines.image import CameraSide, Preparation
 from edgers_engines.noise import LATTICE_STEP
 from edgers_engines.records import Record, dump, parse
 
@@ -31,7 +32,7 @@ MAX_CERTIFICATE_BYTES = 4 << 20
 # float64 sums that made them is far below the millionth that is added here.
 _LATTICE_SHIFT = LATTICE_STEP * (1 + 1e-6)
 
-Seed = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+Seed = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Votes = dict[str, Annotated[int, Meta(ge=0)]]
 
 
@@ -58,8 +59,8 @@ class Assumption(Record, frozen=True, kw_only=True):
 class PreparationRecord(Record, frozen=True, kw_only=True):
     """How the camera image became the canvas; sizes are (height, width) in pixels."""
 
-    camera_size: tuple[Count, Count]
-    canvas_size: tuple[Count, Count]
+    camera_size: tuple[CameraSide, CameraSide]
+    canvas_size: tuple[CameraSide, CameraSide]
     steps: Preparation
     rotated_by_exif: bool
     operator_norm: NonNegative
@@ -92,7 +93,9 @@ class DecodingRecord(Record, frozen=True, kw_only=True):
 class Certificate(Record, frozen=True, kw_only=True):
     """The claim, its evidence and its circumstances. Abstaining is a result: `certified` is then false.
 
+    `label` is the class that the selection chose, certified or not; `answer` is the certified class.
     `radius` is in the canvas' unit (values in [0, 1]), `radius_camera` in camera pixels scaled to [0, 1].
+    `answers` counts the most frequent generated texts, for a person; nothing is concluded from it.
     """
 
     schema_version: Literal[1] = 1
@@ -105,7 +108,7 @@ class Certificate(Record, frozen=True, kw_only=True):
     votes: VoteRecord
     n: Count
     n_selection: Count
-    alpha: float
+    alpha: Annotated[float, Meta(gt=0, lt=0.5)]
     sigma: float
     method: Literal["fixed"]
     target_radius: None
@@ -129,8 +132,14 @@ class Certificate(Record, frozen=True, kw_only=True):
     image: str | None
     image_sha256: Sha256
     oracle: OracleRecord
+    answers: dict[str, int]
     timings_ms: dict[str, float]
     edgers_version: str
+
+    @property
+    def answer(self) -> str | None:
+        """The certified class; None on abstention."""
+        return self.label if self.certified else None
 
     @property
     def values(self) -> int:
@@ -154,12 +163,9 @@ class Certificate(Record, frozen=True, kw_only=True):
             CertificateError: the file cannot be read, or is not a certificate of this version.
         """
         try:
-            with Path(path).open("rb") as handle:
-                data = handle.read(MAX_CERTIFICATE_BYTES + 1)
-        except (OSError, ValueError) as error:
-            raise CertificateError(f"cannot read {str(path)!r}: {error}") from None
-        if len(data) > MAX_CERTIFICATE_BYTES:
-            raise CertificateError(f"{path} is larger than {MAX_CERTIFICATE_BYTES} bytes: not a certificate")
+            data = read_regular(Path(path), MAX_CERTIFICATE_BYTES)
+        except OSError as error:
+            raise CertificateError(f"cannot read the certificate {str(path)!r}: {error.strerror}") from None
         try:
             return parse(data, cls)
         except ValueError as error:

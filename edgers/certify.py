@@ -25,11 +25,11 @@ from edgers.certificate import (
     VoteRecord,
     conclude,
 )
-from edgers.oracle.base import RESERVED, Oracle
+from edgers.oracle.base import RESERVED, Oracle, winner
 from edgers.oracle.choices import Choices
 from edgers.oracle.rules import Rules
 from edgers.poll import Poll, Progress
-from edgers.smoothing.bounds import check_alpha, check_counts
+from edgers.smoothing.bounds import MAX_SAMPLES, check_alpha, check_counts
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import Backend
 from edgers_engines.errors import InputError
@@ -64,7 +64,8 @@ class Certifier:
         samples: n, the samples that count.
         alpha: allowed probability of a wrong certificate.
         selection: n0, samples that only choose the class.
-        batch_size: samples answered at once; changes speed and memory, never votes.
+        batch_size: samples answered at once; changes speed and memory. With the margin guard it changes no
+            vote; in free text, where the guard is off, rounding could.
         backend: where the graphs run; ONNX Runtime on the CPU unless given.
 
     Raises:
@@ -87,9 +88,10 @@ class Certifier:
         try:
             check_alpha(alpha)
             check_counts(0, samples)
-            check_counts(0, selection)
         except ValueError as error:
             raise InputError(str(error)) from None
+        if not 1 <= selection <= MAX_SAMPLES:
+            raise InputError(f"selection is {selection}; it must lie between 1 and {MAX_SAMPLES}")
         self.sigma, self.alpha = sigma, alpha
         self.samples, self.selection = samples, selection
         self.batch_size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
@@ -174,12 +176,12 @@ class Certifier:
         )
         poll = Poll(question, judge, canvas, sigma=self.sigma, seed=int(key, 16), progress=progress)
         selection = poll.count(Stream.SELECTION, self.selection)
-        winner = max(selection, key=lambda name: selection[name])  # the first class wins a tie
-        reserved = winner in RESERVED
+        chosen = winner(selection, judge.record.classes)
+        reserved = chosen in RESERVED
         votes = poll.count(Stream.CERTIFICATION, 0 if reserved else self.samples)
         sampler = SamplerRecord(name=SAMPLER, total_variation=total_variation_bound(canvas.size, self.sigma))
         conclusion = conclude(
-            winner,
+            chosen,
             votes,
             alpha=self.alpha,
             sigma=self.sigma,
@@ -196,7 +198,7 @@ class Certifier:
         }
         manifest = self.bundle.manifest
         return Certificate(
-            label=winner,
+            label=chosen,
             certified=conclusion.certified,
             radius=conclusion.radius,
             radius_camera=conclusion.radius_camera,
@@ -238,6 +240,7 @@ class Certifier:
             image=camera.source,
             image_sha256=camera.sha256,
             oracle=judge.record,
+            answers=poll.most_frequent,
             timings_ms={stage: round(1000 * spent, 3) for stage, spent in seconds.items()},
             edgers_version=__version__,
         )

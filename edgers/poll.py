@@ -15,6 +15,8 @@ from edgers_engines.errors import BackendError
 from edgers_engines.noise import Stream, noisy_copies
 from edgers_engines.vlm import Question
 
+_TEXTS = 5
+
 Progress = Callable[[int], None]
 
 
@@ -44,6 +46,7 @@ class Poll:
         self._sigma, self._seed, self._progress = sigma, seed, progress
         self._noisy = np.empty((question.rows, *canvas.shape), np.float32)
         self._failure: BackendError | None = None
+        self._texts: Counter[str] = Counter()
         self.smallest_margin = math.inf
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
@@ -51,16 +54,21 @@ class Poll:
         """Votes of the samples 0 ... samples - 1 of one stream, for every class and the reserved ones.
 
         Raises:
-            BackendError: every sample failed in the engine; a part that fails is counted as FAILED.
+            BackendError: every sample failed; a part that fails is counted as FAILED.
         """
         votes = Counter(dict.fromkeys((*self._oracle.record.classes, *RESERVED), 0))
         for first in range(0, samples, self._question.rows):
             rows = min(self._question.rows, samples - first)
             votes.update(self._labels(stream, first, rows))
             self._progress(rows)
-        if self._failure is not None and votes[FAILED] == samples:
-            raise self._failure
+        if samples and votes[FAILED] == samples:
+            raise self._failure or BackendError("every sample gave numbers that are not finite")
         return dict(votes)
+
+    @property
+    def most_frequent(self) -> dict[str, int]:
+        """How often the most frequent texts were generated, at most five of them."""
+        return dict(self._texts.most_common(_TEXTS))
 
     def _labels(self, stream: Stream, first: int, rows: int) -> list[str]:
         noisy = self._noisy[:rows]
@@ -76,6 +84,7 @@ class Poll:
         answered = time.perf_counter()
         self.seconds["model"] += answered - drawn
         labels = label(self._oracle, answers)
+        self._texts.update(answer.text for answer in answers)
         self.smallest_margin = min(self.smallest_margin, *(answer.margin for answer in answers))
         self.seconds["oracle"] += time.perf_counter() - answered
         return labels

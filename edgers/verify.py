@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+
+import msgspec
 
 from edgers.certificate import (
     ALL_SAMPLES,
@@ -15,7 +19,8 @@ from edgers.certificate import (
     conclude,
 )
 from edgers.certify import COMPOSITE, Certifier
-from edgers.oracle.base import RESERVED
+from edgers.oracle.base import RESERVED, UNDECIDED, winner
+from edgers.oracle.choices import choices_record
 from edgers.poll import Progress
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import open_backend
@@ -24,6 +29,18 @@ from edgers_engines.image import CameraImage, operator_norm
 from edgers_engines.noise import SAMPLER, check_sigma, total_variation_bound
 
 _TOLERANCE = 1e-9  # relative: another scipy may differ in the last digits
+
+_REPLAYED = (
+    "image_sha256",
+    "oracle",
+    "decoding",
+    "preparation",
+    "sampler",
+    "votes",
+    "label",
+    "certified",
+    "radius",
+)
 
 
 def verify(certificate: Certificate) -> None:
@@ -35,26 +52,34 @@ def verify(certificate: Certificate) -> None:
     try:
         check_sigma(certificate.sigma)
         mismatch = next((claim for claim in _claims(certificate) if not _agree(*claim[1:])), None)
-    except (InputError, ValueError) as error:
+    except ValueError as error:
         raise CertificateError(f"the certificate is inconsistent: {error}") from None
     if mismatch is not None:
         field, found, expected = mismatch
-        raise CertificateError(f"{field} is {found}, but {expected} follows from the other fields")
+        raise CertificateError(
+            f"{field} is {_short(found)}, but {_short(expected)} follows from the other fields"
+        )
 
 
 def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
     """Field, what it says, what follows; in an order in which each rests on those before it."""
     selection, votes = c.votes.selection, c.votes.certification
     classes = {*c.oracle.classes, *RESERVED}
+    yield "oracle.classes without repeats", len(set(c.oracle.classes) - set(RESERVED)), len(c.oracle.classes)
     yield "votes.selection's classes", sorted(selection), sorted(classes)
     yield "votes.certification's classes", sorted(votes), sorted(classes)
     yield "n_selection", c.n_selection, sum(selection.values())
-    yield "label", selection.get(c.label), max(selection.values())
+    yield "label", c.label, winner(selection, c.oracle.classes)
     reserved = c.label in RESERVED
     yield "stopped_because", c.stopped_because, RESERVED_SELECTED if reserved else ALL_SAMPLES
     yield "votes.certification's sum", sum(votes.values()), 0 if reserved else c.n
     yield "samples_spent", c.samples_spent, c.n_selection + sum(votes.values())
     yield "assumption", c.assumption, COMPOSITE
+    yield "decoding.constrained", c.decoding.constrained, c.oracle.kind == "choices"
+    if c.oracle.kind == "choices":
+        yield "oracle", c.oracle, choices_record(c.oracle.classes)
+    if c.margin.guard and c.margin.smallest is not None and not (selection[UNDECIDED] or votes[UNDECIDED]):
+        yield "margin.tolerance is below the smallest margin", c.margin.tolerance < c.margin.smallest, True
     yield "floor", c.floor, FLOOR
     yield "preparation.canvas_size", c.preparation.canvas_size, c.preparation.steps.canvas_size
     norm = operator_norm(c.preparation.camera_size, c.preparation.steps)
@@ -113,31 +138,42 @@ def replay(
     camera = CameraImage.of(_find_image(c, image, beside))
     if camera.sha256 != c.image_sha256:
         raise CertificateError(f"{camera.source} does not have the pixels that were certified")
-    certifier = Certifier(
-        bundle,
-        sigma=c.sigma,
-        samples=c.n,
-        alpha=c.alpha,
-        selection=c.n_selection,
-        batch_size=c.batch_size,
-        backend=open_backend(c.engine.backend, device=c.engine.device, threads=c.threads),
-    )
     choices = c.oracle.classes if c.oracle.kind == "choices" else None
-    again = certifier.certify(
-        camera,
-        c.prompt,
-        choices=choices,
-        oracle=None if choices else c.oracle.name,
-        seed=c.seed,
-        guard=c.margin.guard,
-        progress=progress,
-    )
-    for field in ("oracle", "decoding", "votes"):
-        if getattr(again, field) != getattr(c, field):
-            raise CertificateError(
-                f"the replay does not agree: {field} was {getattr(c, field)}, is {getattr(again, field)}"
-            )
+    try:
+        certifier = Certifier(
+            bundle,
+            sigma=c.sigma,
+            samples=c.n,
+            alpha=c.alpha,
+            selection=c.n_selection,
+            batch_size=c.batch_size,
+            backend=open_backend(c.engine.backend, device=c.engine.device, threads=_threads(c)),
+        )
+        again = certifier.certify(
+            camera,
+            c.prompt,
+            choices=choices,
+            oracle=None if choices else c.oracle.name,
+            seed=c.seed,
+            guard=c.margin.guard,
+            progress=progress,
+        )
+    except InputError as error:
+        raise CertificateError(f"the certificate cannot be replayed: {error}") from None
+    for field in _REPLAYED:
+        was, now = getattr(c, field), getattr(again, field)
+        if not _agree(was, now):
+            raise CertificateError(f"the replay does not agree: {field} was {_short(was)}, is {_short(now)}")
     return again
+
+
+def _short(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _threads(c: Certificate) -> int:
+    """The certificate's, or as many as this machine has: votes do not depend on them."""
+    return min(c.threads, len(os.sched_getaffinity(0)))
 
 
 def _find_image(c: Certificate, image: str | Path | None, beside: Path | None) -> Path:
@@ -148,6 +184,9 @@ def _find_image(c: Certificate, image: str | Path | None, beside: Path | None) -
     named = Path(c.image)
     places = [named, *([beside / named, beside / named.name] if beside else [])]
     for place in places:
-        if place.is_file():
-            return place
-    raise CertificateError(f"the certified image {c.image} is not there: give it with --image")
+        with suppress(OSError, ValueError):  # a name from elsewhere may be too long, or hold a null byte
+            if place.is_file():
+                return place
+    raise CertificateError(
+        f"the certified image {c.image} is neither where it was nor beside the certificate: give --image"
+    )

@@ -1,17 +1,20 @@
 """The command line: one file per command, imported when that command is called.
 
-Exit codes: 0 certified or done, 10 abstained, 2 wrong usage, 1 any other error. An error is one line on
-stderr that says what to do. With --json, stdout holds JSON and nothing else.
+Exit codes: 0 certified or done, 10 abstained, 2 wrong usage, 1 any other error, 130 interrupted. An error is
+one line on stderr that says what to do; EDGERS_TRACEBACK=1 shows where an internal error comes from. With
+--json, stdout holds JSON and nothing else.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from importlib import import_module
 
 import click
 
-from edgers_engines.errors import EdgersError, InputError
+from edgers_engines.errors import EdgersError, InputError, printable
 from edgers_engines.version import __version__
 
 ABSTAINED = 10
@@ -59,25 +62,46 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line and exit; never shows a traceback for what a user can mend."""
+    """Run the command line and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal need not know every character
+    sys.exit(_run())
+
+
+def _run() -> int:
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Exit as stop:
-        code = stop.exit_code
-    except (click.UsageError, InputError) as error:
-        code = _fail(error, 2)
-    except (click.ClickException, EdgersError) as error:
-        code = _fail(error, 1)
-    except MemoryError:
-        code = _fail("out of memory: lower --batch-size", 1)
-    except OSError as error:
-        code = _fail(error, 1)
+        return stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
     except (KeyboardInterrupt, click.Abort):
-        code = _fail("interrupted; nothing was saved", 130)
-    sys.exit(code if isinstance(code, int) else 0)
+        return _fail("interrupted; nothing was saved for the image at hand", 130)
+    except Exception as error:
+        if os.environ.get("EDGERS_TRACEBACK"):
+            raise
+        return _fail(*_explain(error))
+    return code if isinstance(code, int) else 0
 
 
-def _fail(error: Exception | str, code: int) -> int:
-    text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-    click.echo(f"edgers: {' '.join(text.split())}", err=True)
+def _explain(error: Exception) -> tuple[str, int]:
+    """What to say about an error, and the exit code."""
+    match error:
+        case click.UsageError():
+            return f"{error.format_message()} (see --help)", 2
+        case click.ClickException():
+            return error.format_message(), 1
+        case InputError():
+            return str(error), 2
+        case EdgersError() | OSError():
+            return str(error), 1
+        case MemoryError():
+            return "out of memory: lower --batch-size", 1
+    return f"internal error, please report it ({type(error).__name__}: {error})", 1
+
+
+def _fail(text: str, code: int) -> int:
+    click.echo(f"edgers: {printable(' '.join(text.split()))}", err=True)
     return code

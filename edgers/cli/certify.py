@@ -9,25 +9,37 @@ import click
 
 from edgers.cli import ABSTAINED
 from edgers.cli.options import PATH, backend_options, bundle_option, json_option
-from edgers.cli.output import check_new, print_json, progress_bar, stderr, stdout, write_new
-from edgers_engines.errors import EdgersError, InputError
+from edgers.cli.output import check_new, print_json, progress_bar, stdout, write_new
+from edgers_engines.errors import EdgersError, InputError, printable
 
 if TYPE_CHECKING:
     from edgers.certificate import Certificate
+    from edgers_engines.image import CameraImage
 
 
 @click.command("certify")
 @click.argument("images", nargs=-1, required=True, type=PATH, metavar="IMAGE...")
 @bundle_option
 @click.option("--prompt", required=True, help="The question.")
-@click.option("--choices", help="Allowed answers, separated by commas; each is a class.")
+@click.option("--choices", help="Allowed answers, as in left,right,stop; each is a class.")
 @click.option("--oracle", help="An oracle of the bundle that reads free answers; see `edgers inspect`.")
-@click.option("--sigma", type=float, required=True, help="Noise, where pixel values span [0, 1].")
+@click.option(
+    "--sigma",
+    type=float,
+    required=True,
+    help="Noise, where pixel values span [0, 1]; above 0, at most 1.7. Try 0.25.",
+)
 @click.option("--samples", type=int, default=100, show_default=True, help="Samples that count.")
 @click.option("--selection", type=int, default=16, show_default=True, help="Samples that choose the class.")
-@click.option("--alpha", type=float, default=0.001, show_default=True, help="Allowed error probability.")
+@click.option(
+    "--alpha",
+    type=float,
+    default=0.001,
+    show_default=True,
+    help="Allowed error probability, per certificate.",
+)
 @click.option("--seed", help="32 hexadecimal digits, to repeat a run; drawn by the system unless given.")
-@click.option("--batch-size", type=int, help="Samples answered at once.")
+@click.option("--batch-size", type=int, help="Samples answered at once  [default: 32]")
 @backend_options
 @json_option
 @click.option("--save", type=PATH, help="Write the certificate here (one image).")
@@ -54,12 +66,13 @@ def command(
 ) -> int:
     """Certify the answer to a question about one or more images.
 
-    Exit code 0: certified. 10: at least one image abstained. 1: an image failed; the others are still done.
+    Exit code 0: all certified. 10: one abstained, none failed. 1: one failed; the others are still done.
     """
     _check_outputs(images, save, plot)
     from edgers.certify import Certifier
     from edgers.demo import load_bundle
     from edgers_engines.engine import open_backend
+    from edgers_engines.image import CameraImage
 
     certifier = Certifier(
         load_bundle(bundle_path),
@@ -74,19 +87,22 @@ def command(
     code = 0
     for image in images:
         try:
+            camera = CameraImage.of(image)
             with progress_bar(image.name, certifier.samples_per_certificate) as progress:
                 certificate = certifier.certify(
-                    image, prompt, choices=names, oracle=oracle, seed=seed, progress=progress
+                    camera, prompt, choices=names, oracle=oracle, seed=seed, progress=progress
                 )
         except InputError:
             raise  # the question is wrong, so it is wrong for every image
         except EdgersError as error:
             if len(images) == 1:
                 raise
-            stderr().print(f"edgers: {error}", style="red", soft_wrap=True, markup=False)
+            click.echo(f"edgers: {error}", err=True)
+            if as_json:
+                print_json({"image": printable(str(image)), "error": str(error)})
             code = 1
             continue
-        _deliver(certificate, image, as_json=as_json, save=save, plot=plot)
+        _deliver(certificate, camera, as_json=as_json, save=save, plot=plot)
         code = code or (0 if certificate.certified else ABSTAINED)
     return code
 
@@ -94,6 +110,8 @@ def command(
 def _check_outputs(images: tuple[Path, ...], save: Path | None, plot: Path | None) -> None:
     if len(images) > 1 and (save or plot):
         raise InputError("--save and --plot take one image; for several, use --json and redirect the output")
+    if save is not None and save == plot:
+        raise InputError(f"--save and --plot both name {save}: give each its own file")
     check_new(save)
     check_new(plot)
     if plot is not None:
@@ -104,22 +122,22 @@ def _check_outputs(images: tuple[Path, ...], save: Path | None, plot: Path | Non
 
 def _deliver(
     certificate: Certificate,
-    image: Path,
+    camera: CameraImage,
     *,
     as_json: bool,
     save: Path | None,
     plot: Path | None,
 ) -> None:
-    if save is not None:
-        write_new(save, certificate.to_json())
-    if plot is not None:
-        from edgers.report.plot import plot_certificate
-        from edgers_engines.image import CameraImage
-
-        write_new(plot, plot_certificate(certificate, CameraImage.of(image), plot.suffix[1:]))
+    # Shown first: should writing fail, the result is not lost.
     if as_json:
         print_json(certificate)
     else:
         from edgers.report.text import certificate_panel
 
-        stdout().print(certificate_panel(certificate, image.name))
+        stdout().print(certificate_panel(certificate, camera.source or ""))
+    if save is not None:
+        write_new(save, certificate.to_json())
+    if plot is not None:
+        from edgers.report.plot import plot_certificate
+
+        write_new(plot, plot_certificate(certificate, camera, plot.suffix[1:]))

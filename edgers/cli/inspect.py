@@ -8,16 +8,17 @@ import click
 
 from edgers.cli.options import PATH, json_option
 from edgers.cli.output import print_json, stdout
+from edgers_engines.errors import printable
 
 
 @click.command("inspect")
-@click.argument("path", type=PATH, metavar="BUNDLE")
+@click.argument("path", type=PATH, metavar="BUNDLE", required=False)
 @json_option
-def command(*, path: Path, as_json: bool) -> int:
-    """Check a bundle whole and show what it is."""
-    from edgers_engines.bundle import Bundle
+def command(*, path: Path | None, as_json: bool) -> int:
+    """Check a bundle's files and manifest and show what it is; the demo bundle unless one is given."""
+    from edgers.demo import load_bundle
 
-    bundle = Bundle.load(path)
+    bundle = load_bundle(path)
     m = bundle.manifest
     if as_json:
         print_json({"digest": bundle.digest, "manifest": m})
@@ -30,6 +31,7 @@ def command(*, path: Path, as_json: bool) -> int:
     for name, value in (
         ("name", f"{m.name} ({m.family}, {m.precision}), licence {m.licence}"),
         ("digest", bundle.digest),
+        ("folder", str(bundle.path)),
         ("source", f"{m.provenance.source}, weights {m.provenance.weights_sha256[:16]}"),
         ("written by", ", ".join(f"{tool} {version}" for tool, version in m.provenance.tools.items())),
         (
@@ -48,8 +50,8 @@ def command(*, path: Path, as_json: bool) -> int:
             f"{parity.largest_logit_difference:.2g}; margin tolerance {m.decoding.margin_tolerance:.2g}",
         ),
         ("files", ", ".join(f"{file.path} {file.size / 1e6:.2f} MB" for file in m.files)),
-        *((f"oracle {o.name}", ", ".join(dict.fromkeys(rule.label for rule in o.rules))) for o in m.oracles),
+        *((f"oracle {o.name}", "; ".join(f"{r.pattern} → {r.label}" for r in o.rules)) for o in m.oracles),
     ):
-        table.add_row(Text(name, style="dim"), Text(value))
+        table.add_row(Text(name, style="dim"), Text(printable(value)))
     stdout().print(table)
     return 0

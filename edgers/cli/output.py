@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,7 +57,7 @@ def progress_bar(description: str, total: int) -> Iterator[Progress]:
             return Text(f"{task.speed or 0:.0f} samples/s")
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         Speed(),
@@ -85,13 +84,22 @@ def check_new(path: Path | None) -> None:
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: it appears under its name only when complete."""
-    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    """Write a file whole or not at all: it appears under its name only when complete, and replaces nothing.
+
+    Raises:
+        InputError: something is there by now.
+        OSError: it cannot be written.
+    """
+    scratch = path.parent / f".edgers-{secrets.token_hex(8)}"
     try:
-        with os.fdopen(descriptor, "wb") as handle:
+        with scratch.open("xb") as handle:
             handle.write(content)
-        Path(scratch).chmod(0o644)
-        Path(scratch).rename(path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+        try:
+            path.hardlink_to(scratch)  # unlike a rename, this fails where a file is
+        except FileExistsError:
+            raise InputError(f"{path} is there already: choose another name, or remove it first") from None
+        except OSError:  # a file system without links, as on memory cards
+            check_new(path)
+            scratch.rename(path)
+    finally:
+        scratch.unlink(missing_ok=True)

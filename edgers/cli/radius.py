@@ -21,6 +21,7 @@ def command(*, votes: int, samples: int, alpha: float, sigma: float, floor: floa
 
     The class and the number of samples must have been chosen before these votes were seen.
     """
+    from edgers.advice import floored
     from edgers.smoothing.bounds import clopper_pearson_lower
     from edgers.smoothing.radius import certified_radius
 
@@ -46,7 +47,8 @@ def command(*, votes: int, samples: int, alpha: float, sigma: float, floor: floa
             }
         )
     elif radius is None:
-        click.echo(f"abstain: the lower bound {q_lower.value:.6f} is not above {floor:g}")
+        click.echo(f"abstain: the lower bound {floored(q_lower.value)} is not above {floor:g}")
     else:
-        click.echo(f"R = {radius:.6f}  (lower bound {q_lower.value:.6f}, confidence {1 - alpha:g})")
+        bound = f"lower bound {floored(q_lower.value)}, wrong with probability at most {alpha:g}"
+        click.echo(f"R = {floored(radius)}  ({bound})")
     return ABSTAINED if radius is None else 0

@@ -8,6 +8,7 @@ import click
 
 from edgers.cli.options import PATH, bundle_option, json_option
 from edgers.cli.output import print_json, progress_bar, stdout
+from edgers_engines.errors import InputError
 
 
 @click.command("verify")
@@ -21,11 +22,15 @@ def command(
 ) -> int:
     """Check a certificate.
 
-    Recomputes bound, radius and verdict from the counts. Exit code 0: consistent, also when the certificate
-    abstains. 1: a field does not follow; the first one is named.
+    Recomputes bound, radius and verdict from the counts. Whether image, prompt and model gave these counts is
+    for --replay to say; who made the certificate, for nobody: it is not signed. Exit code 0: consistent, also
+    when the certificate abstains. 1: a field does not follow; the first one is named.
     """
     from edgers.certificate import Certificate
     from edgers.verify import replay, verify
+
+    if image is not None and not with_replay:
+        raise InputError("--image goes with --replay: without it no image is looked at")
 
     certificate = Certificate.load(path)
     verify(certificate)
@@ -51,7 +56,11 @@ def command(
 
     stdout().print(certificate_panel(certificate, path.name))
     stdout().print(
-        "consistent: everything follows from the counts"
-        + (", and the replay gave the same votes" if with_replay else "")
+        "consistent: bound, radius and verdict follow from the counts"
+        + (
+            ", and the replay gave the same votes."
+            if with_replay
+            else ". Image, prompt and model were not looked at: --replay does."
+        )
     )
     return 0

@@ -22,7 +22,7 @@ def load_bundle(path: Path | None = None) -> Bundle:
     Raises:
         BundleError: the bundle is damaged.
     """
-    return Bundle.load(BUNDLE if path is None else path)
+    return Bundle.load(BUNDLE, hard_links=True) if path is None else Bundle.load(path)
 
 
 def frames() -> list[Path]:

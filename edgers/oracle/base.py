@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -17,10 +17,7 @@ RESERVED = (OTHER, UNDECIDED, FAILED)
 
 
 class OracleRecord(Record, frozen=True, kw_only=True):
-    """Which oracle labelled the answers; goes into the certificate.
-
-    `definition` is what the labels follow from: the choices, or the name of the bundle's oracle.
-    """
+    """Which oracle labelled the answers; `sha256` is of all that the labels follow from."""
 
     kind: Literal["choices", "rules"]
     name: str
@@ -63,10 +60,21 @@ def check_classes(classes: Sequence[str]) -> None:
     """Check the names of an oracle's classes.
 
     Raises:
-        InputError: a name is blank or reserved, or a name repeats.
+        InputError: a name is blank, reserved or not printable, or repeats.
     """
+    seen: set[str] = set()
     for name in classes:
-        if not name.strip() or name in RESERVED:
-            raise InputError(f"{name!r} cannot name a class: {', '.join(RESERVED)} and blanks are reserved")
-    if repeated := sorted({name for name in classes if list(classes).count(name) > 1}):
-        raise InputError(f"the class {repeated[0]!r} is named twice")
+        if not name.strip():
+            raise InputError("a class has no name: is there an empty choice between two commas?")
+        if name in RESERVED or not name.isprintable():
+            raise InputError(
+                f"{name!r} cannot name a class: {', '.join(RESERVED)} are reserved, all is printable"
+            )
+        if name in seen:
+            raise InputError(f"the class {name!r} is named twice")
+        seen.add(name)
+
+
+def winner(votes: Mapping[str, int], classes: Sequence[str]) -> str:
+    """The class with the most votes; of several, the first in the oracle's order, then the reserved ones."""
+    return max((*classes, *RESERVED), key=lambda name: votes[name])

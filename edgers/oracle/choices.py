@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 from edgers.oracle.base import OTHER, OracleRecord, check_classes, digest
 from edgers_engines.errors import InputError
@@ -28,8 +27,10 @@ class Choices:
     """
 
     def __init__(self, names: Sequence[str], prompt: str, prompts: PromptEncoder, end_token: int) -> None:
+        if isinstance(names, str):
+            raise InputError(f"choices are a sequence of texts, not one text: {names!r}")
         if not 2 <= len(names) <= MAX_CHOICES:
-            raise InputError(f"{len(names)} choice(s): give between 2 and {MAX_CHOICES}")
+            raise InputError(f"choices given: {len(names)}; give between 2 and {MAX_CHOICES}")
         check_classes(names)
         self._names: dict[tuple[int, ...], str] = {}
         for name in names:
@@ -43,13 +44,12 @@ class Choices:
                 raise InputError(f"the tokenizer cannot tell {name!r} from {self._names[tokens]!r}")
             self._names[tokens] = name
         self._end_token = end_token
-        self.allowed = lru_cache(maxsize=None)(self._allowed)
+        self._next: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     @property
     def record(self) -> OracleRecord:
         """The choices in the order given."""
-        names = tuple(self._names.values())
-        return OracleRecord(kind="choices", name="choices", classes=names, sha256=digest(["choices", *names]))
+        return choices_record(tuple(self._names.values()))
 
     @property
     def constraint(self) -> Constraint:
@@ -71,8 +71,13 @@ class Choices:
         matching = self._matching(tokens)
         return self._names[matching[0]] if len(matching) == 1 else OTHER
 
-    def _allowed(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+    def allowed(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         """The prefix tree: tokens that may follow; none once a single choice is left."""
+        if tokens not in self._next:
+            self._next[tokens] = self._following(tokens)
+        return self._next[tokens]
+
+    def _following(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         matching = self._matching(tokens)
         if len(matching) <= 1:
             return ()
@@ -80,6 +85,11 @@ class Choices:
 
     def _matching(self, tokens: tuple[int, ...]) -> list[tuple[int, ...]]:
         return [choice for choice in self._names if choice[: len(tokens)] == tokens]
+
+
+def choices_record(names: tuple[str, ...]) -> OracleRecord:
+    """The record of an oracle with these choices; it follows from them alone."""
+    return OracleRecord(kind="choices", name="choices", classes=names, sha256=digest(["choices", *names]))
 
 
 def _letters(text: str) -> str:

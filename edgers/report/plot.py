@@ -6,11 +6,11 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgers.advice import meaning
+from edgers.advice import floored, meaning
 from edgers.certificate import FLOOR, Certificate
 from edgers.smoothing.bounds import clopper_pearson_lower
 from edgers.smoothing.radius import certified_radius
-from edgers_engines.errors import InputError
+from edgers_engines.errors import InputError, printable
 from edgers_engines.image import CameraImage
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg", "pdf")
 
-_GREEN, _RED, _GREY = "#2a7f4f", "#b5433a", "#8a8f98"
+_GREEN, _AMBER, _GREY = "#2a7f4f", "#c98a1b", "#8a8f98"
 
 
 def check_plotting(path: Path) -> None:
@@ -52,24 +52,32 @@ def plot_certificate(certificate: Certificate, camera: CameraImage, file_type: s
     frame, votes, curve = figure.subplots(1, 3, width_ratios=(1, 1.1, 1.2))
     frame.imshow(camera.pixels, interpolation="nearest")
     frame.set_axis_off()
-    frame.set_title(certificate.prompt, fontsize=10, wrap=True)
+    frame.set_title(printable(certificate.prompt), fontsize=10, wrap=True, parse_math=False)
     _draw_votes(votes, certificate)
     _draw_radius(curve, certificate)
-    figure.suptitle(meaning(certificate), fontsize=9, wrap=True)
+    figure.suptitle(printable(meaning(certificate)), fontsize=9, wrap=True, parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=file_type.lower(), dpi=150)
     return buffer.getvalue()
 
 
 def _draw_votes(axes: Axes, c: Certificate) -> None:
-    counts = {n: v for n, v in c.votes.certification.items() if v or n in c.oracle.classes}
+    # When the selection chose a class that is never certified, its votes are all there is.
+    votes = c.votes.certification if sum(c.votes.certification.values()) else c.votes.selection
+    drawn = sum(votes.values())
+    counts = {name: votes[name] for name in votes if votes[name] or name in c.oracle.classes}
     names = list(counts)[::-1]
-    colours = [_GREEN if name == c.label else _RED for name in names]
-    bars = axes.barh(names, [counts[name] for name in names], color=colours)
+    winner = _GREEN if c.certified else _AMBER
+    bars = axes.barh(
+        [printable(name) for name in names],
+        [counts[name] for name in names],
+        color=[winner if name == c.label else _GREY for name in names],
+    )
     axes.bar_label(bars, padding=3)
-    axes.axvline(c.n / 2, color=_GREY, linewidth=1, linestyle=":")
-    axes.set_xlim(0, c.n * 1.12)
-    axes.set_title(f"votes of {c.n} noisy copies, σ = {c.sigma:g}", fontsize=10)
+    axes.axvline(drawn / 2, color=_GREY, linewidth=1, linestyle=":")
+    axes.set_xlim(0, drawn * 1.12)
+    axes.set_xticks([0, drawn // 2, drawn])
+    axes.set_title(f"votes of {drawn} noisy copies, σ = {c.sigma:g}", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -84,10 +92,12 @@ def _draw_radius(axes: Axes, c: Certificate) -> None:
         for k in counts
     ]
     axes.plot(counts, radii, color=_GREY)
-    axes.plot([c.votes.certification[c.label]], [c.radius or 0.0], "o", color=_GREEN if c.certified else _RED)
+    axes.plot(
+        [c.votes.certification[c.label]], [c.radius or 0.0], "o", color=_GREEN if c.certified else _AMBER
+    )
     axes.set_xlim(c.n // 2, c.n * 1.01)
     axes.set_xlabel("votes for the winning class")
     axes.set_ylabel("certified L2 radius")
-    verdict = f"R = {c.radius:.3f}" if c.radius is not None else "abstained"
-    axes.set_title(f"{c.label}: {verdict}, α = {c.alpha:g}", fontsize=10)
+    verdict = f"R = {floored(c.radius)}" if c.radius is not None else "abstained"
+    axes.set_title(printable(f"{c.label}: {verdict}, α = {c.alpha:g}"), fontsize=10, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)

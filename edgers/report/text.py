@@ -10,8 +10,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from edgers.advice import advice, meaning
+from edgers.advice import advice, floored, meaning
 from edgers.certificate import Certificate
+from edgers_engines.errors import printable
 
 _BAR = 24
 
@@ -20,13 +21,13 @@ def certificate_panel(certificate: Certificate, title: str) -> Panel:
     """Verdict, meaning, votes, evidence and advice."""
     c = certificate
     verdict = (
-        Text(f"certified {c.label}  R = {c.radius:.4f}", style="bold green")
-        if c.certified
+        Text(printable(f"certified {c.label}  R = {floored(c.radius)}"), style="bold green")
+        if c.radius is not None
         else Text("abstained", style="bold yellow")
     )
-    parts: list[Text | Table] = [verdict, Text(meaning(c)), _votes(c), _evidence(c)]
-    parts += [Text(f"→ {line}", style="yellow") for line in advice(c)]
-    return Panel(Group(*parts), title=Text(title), title_align="left", width=100)
+    parts: list[Text | Table] = [verdict, Text(printable(meaning(c))), _votes(c), _evidence(c)]
+    parts += [Text(printable(f"→ {line}"), style="yellow") for line in advice(c)]
+    return Panel(Group(*parts), title=Text(printable(title)), title_align="left", width=100)
 
 
 def summary_table(certificates: Iterable[tuple[str, Certificate]]) -> Table:
@@ -35,9 +36,14 @@ def summary_table(certificates: Iterable[tuple[str, Certificate]]) -> Table:
     for name, c in certificates:
         votes = f"{c.votes.certification.get(c.label, 0)}/{c.n}"
         verdict = Text("certified", style="green") if c.certified else Text("abstained", style="yellow")
-        radius = "" if c.radius is None else f"{c.radius:.3f}"
+        radius = "" if c.radius is None else floored(c.radius)
         table.add_row(
-            Text(name), Text(c.label), votes, verdict, radius, f"{c.timings_ms['total'] / 1000:.2f}"
+            Text(name),
+            Text(printable(c.label if c.certified else f"({c.label})")),
+            votes,
+            verdict,
+            radius,
+            _seconds(c),
         )
     return table
 
@@ -49,7 +55,10 @@ def _votes(c: Certificate) -> Table:
         if count or chosen or name == c.label:
             bar = "█" * round(_BAR * count / c.n)
             table.add_row(
-                Text(name), str(chosen), str(count), Text(bar, style="green" if name == c.label else "red")
+                Text(printable(name)),
+                str(chosen),
+                str(count),
+                Text(bar, style="green" if name == c.label else "red"),
             )
     return table
 
@@ -62,7 +71,7 @@ def _evidence(c: Certificate) -> Table:
         else f"smallest lead {c.margin.smallest:.3g} logits"
     )
     for name, value in (
-        ("bound", f"probability of {c.label!r} under noise ≥ {c.p_lower:.4f} at confidence {1 - c.alpha:g}"),
+        ("bound", _bound(c)),
         (
             "noise",
             f"sigma {c.sigma:g}, n = {c.n} after {c.n_selection} for the selection; "
@@ -79,11 +88,27 @@ def _evidence(c: Certificate) -> Table:
             f"bundle {c.bundle_digest[:16]}, {c.engine.backend} {c.engine.version} on {c.engine.device}; "
             + margin,
         ),
-        ("time", f"{c.timings_ms['total'] / 1000:.2f} s with {c.threads} threads, batches of {c.batch_size}"),
+        (
+            "time",
+            f"{_seconds(c)} s with {c.threads} threads, batches of {c.batch_size}",
+        ),
     ):
-        table.add_row(Text(name, style="dim"), Text(value))
+        table.add_row(Text(name, style="dim"), Text(printable(value)))
     return table
+
+
+def _seconds(c: Certificate) -> str:
+    return f"{c.timings_ms.get('total', 0) / 1000:.2f}"
 
 
 def _size(size: tuple[int, int]) -> str:
     return f"{size[1]}×{size[0]}"
+
+
+def _bound(c: Certificate) -> str:
+    if not sum(c.votes.certification.values()):
+        return f"none: {c.stopped_because}, so the {c.n} certification samples were not drawn"
+    return (
+        f"probability of {c.label!r} under noise at least {floored(c.p_lower)}; "
+        f"wrong with probability at most {c.alpha:g} (per certificate)"
+    )

@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from edgers_engines.errors import BundleError
+from edgers_engines.files import read_regular
 from edgers_engines.image import Preparation
 from edgers_engines.records import Record, parse
 
@@ -24,10 +26,11 @@ MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_FILES = 64
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Count = Annotated[int, Meta(ge=1, le=1 << 40)]
 Token = Annotated[int, Meta(ge=0, lt=1 << 31)]
+Dtype = Literal["float32", "int64", "bool"]
 NonNegative = Annotated[float, Meta(ge=0)]
 
 
@@ -43,7 +46,7 @@ class Tensor(Record, frozen=True, kw_only=True):
     """One input or output of a graph; a dimension is a number or the name of a free one."""
 
     name: str
-    dtype: Literal["float32", "float16", "int64", "bool"]
+    dtype: Dtype
     shape: tuple[Count | Name, ...]
 
 
@@ -69,7 +72,7 @@ class Dimensions(Record, frozen=True, kw_only=True):
     image_tokens: Count
     hidden: Count
     vocabulary: Count
-    layers: Count
+    layers: Annotated[int, Meta(ge=1, le=1000)]
     kv_heads: Count
     head_dim: Count
     max_length: Count
@@ -148,6 +151,44 @@ class Manifest(Record, frozen=True, kw_only=True):
     files: tuple[File, ...]
 
 
+Signature = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
+
+
+def signatures(sizes: Dimensions, canvas_size: tuple[int, int]) -> dict[str, Signature]:
+    """Inputs and outputs that each graph must have for these sizes; what the runtime binds.
+
+    Args:
+        sizes: the manifest's dimensions.
+        canvas_size: height and width.
+    """
+
+    def tensor(name: str, *shape: int | str, dtype: Dtype = "float32") -> Tensor:
+        return Tensor(name=name, dtype=dtype, shape=shape)
+
+    names = [f"{layer}.{kind}" for layer in range(sizes.layers) for kind in ("key", "value")]
+    cache = ("batch", sizes.kv_heads, "max_len", sizes.head_dim)
+    embeddings = tensor("embeddings", "batch", "seq", sizes.hidden)
+    return {
+        "vision": (
+            (tensor("canvas", "batch", 3, *canvas_size),),
+            (tensor("features", "batch", sizes.image_tokens, sizes.hidden),),
+        ),
+        "embed": ((tensor("input_ids", "batch", "seq", dtype="int64"),), (embeddings,)),
+        "decoder": (
+            (
+                embeddings,
+                tensor("write_index", "batch", dtype="int64"),
+                tensor("mask", "batch", 1, "seq", "max_len", dtype="bool"),
+                *(tensor(f"past.{name}", *cache) for name in names),
+            ),
+            (
+                tensor("logits", "batch", sizes.vocabulary),
+                *(tensor(f"present.{name}", *cache) for name in names),
+            ),
+        ),
+    }
+
+
 class Bundle:
     """A verified bundle in memory: its manifest, its digest and the bytes that were hashed."""
 
@@ -158,11 +199,12 @@ class Bundle:
         self._contents = contents
 
     @classmethod
-    def load(cls, path: str | Path) -> Bundle:
+    def load(cls, path: str | Path, *, hard_links: bool = False) -> Bundle:
         """Read and check a bundle.
 
         Args:
             path: the bundle's directory.
+            hard_links: accept files that have a second name; package managers install so from their cache.
 
         Returns:
             The bundle; `digest` is the SHA-256 of manifest.json, which holds the digests of all other files
@@ -172,7 +214,7 @@ class Bundle:
             BundleError: anything at all is not as the manifest says; names the path and the field.
         """
         root = Path(path)
-        found = _regular_files(root)
+        found = _regular_files(root, hard_links=hard_links)
         if MANIFEST not in found:
             raise BundleError(f"{root} has no {MANIFEST}: it is not a bundle; `edgers export` writes one")
         text = _read(root / MANIFEST, MAX_MANIFEST_BYTES)
@@ -190,7 +232,7 @@ class Bundle:
         return self._contents[name]
 
 
-def _regular_files(root: Path) -> set[str]:
+def _regular_files(root: Path, *, hard_links: bool) -> set[str]:
     try:
         if not stat.S_ISDIR(root.lstat().st_mode):
             raise BundleError(f"{root} is not a directory (links are not followed); a bundle is one")
@@ -201,7 +243,7 @@ def _regular_files(root: Path) -> set[str]:
     if len(found) > MAX_FILES:
         raise BundleError(f"{root} holds {len(found)} entries; a bundle has at most {MAX_FILES}")
     for name, status in found.items():
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        if not stat.S_ISREG(status.st_mode) or (status.st_nlink != 1 and not hard_links):
             raise BundleError(f"{root / name} is not a plain file: a bundle has no links, folders or devices")
     return set(found)
 
@@ -218,11 +260,32 @@ def _check_references(root: Path, manifest: Manifest) -> None:
     names = [oracle.name for oracle in manifest.oracles]
     if len(set(names)) != len(names):
         raise BundleError(f"{root / MANIFEST}: $.oracles has a name twice: {names}")
+    _check_signatures(root, manifest)
     vocabulary = manifest.dimensions.vocabulary
     template, decoding = manifest.prompt, manifest.decoding
     for token in (*template.before_image, *template.after, *decoding.end_tokens):
         if token >= vocabulary:
             raise BundleError(f"{root / MANIFEST}: token id {token} is not below the vocabulary {vocabulary}")
+
+
+def _check_signatures(root: Path, manifest: Manifest) -> None:
+    expected = signatures(manifest.dimensions, manifest.preparation.canvas_size)
+    graphs = manifest.graphs
+    for name, graph in (("vision", graphs.vision), ("embed", graphs.embed), ("decoder", graphs.decoder)):
+        found = [*graph.inputs, *graph.outputs]
+        wanted = [*expected[name][0], *expected[name][1]]
+        if found != wanted:
+            odd = next((f, w) for f, w in zip_longest(found, wanted) if f != w)
+            raise BundleError(
+                f"{root / MANIFEST}: $.graphs.{name} has {_fields(odd[0])}; expected {_fields(odd[1])} "
+                f"by $.preparation and $.dimensions ({_fields(manifest.dimensions)})"
+            )
+
+
+def _fields(record: Record | None) -> str:
+    if record is None:
+        return "nothing"
+    return ", ".join(f"{name} {getattr(record, name)}" for name in record.__struct_fields__)
 
 
 def _check_file_set(root: Path, manifest: Manifest, found: set[str]) -> None:
@@ -244,13 +307,7 @@ def _verified(root: Path, file: File) -> bytes:
 
 
 def _read(path: Path, limit: int) -> bytes:
-    """At most `limit` bytes of a regular file; neither follows a link nor waits on a pipe swapped in."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as handle:
-            size = os.fstat(handle.fileno()).st_size
-            if size > limit:
-                raise BundleError(f"{path} has {size} bytes; at most {limit} are expected")
-            return handle.read(limit + 1)[:limit]
+        return read_regular(path, limit, follow_links=False)
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}") from None

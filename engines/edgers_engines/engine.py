@@ -7,10 +7,12 @@ the engine updates it in place.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgers_engines.bundle import Graph, Tensor
@@ -19,6 +21,7 @@ from edgers_engines.records import Record
 
 Array = NDArray[Any]
 
+MAX_THREADS_PER_CORE = 4  # more only wait for each other: 128 a core took minutes for what takes a second
 BACKENDS = ("onnxruntime", "tensorrt")
 
 
@@ -53,6 +56,8 @@ class Engine(ABC):
         dimensions: dict[str, int] = {}
         _check(self.graph.file, self.graph.inputs, inputs, dimensions)
         _check(self.graph.file, self.graph.outputs, outputs, dimensions)
+        if frozen := [name for name, array in outputs.items() if not array.flags.writeable]:
+            raise InputError(f"{self.graph.file}: {frozen[0]} is an output, and the array is read-only")
         self._run(inputs, outputs)
 
     @abstractmethod
@@ -95,11 +100,12 @@ def open_backend(name: str = "onnxruntime", *, device: str = "cpu", threads: int
         threads: computing threads; all cores this process may use unless given.
 
     Raises:
-        InputError: an unknown name or device, or a thread count below 1.
+        InputError: an unknown name or device, or a thread count out of range.
         BackendError: the backend or the device is not on this machine.
     """
-    if threads is not None and not 1 <= threads <= 1024:
-        raise InputError(f"threads is {threads}; it must lie between 1 and 1024")
+    most = MAX_THREADS_PER_CORE * len(os.sched_getaffinity(0))
+    if threads is not None and not 1 <= threads <= most:
+        raise InputError(f"threads is {threads}; it must lie between 1 and {most} on this machine")
     if name == "onnxruntime":
         from edgers_engines.onnxruntime import OnnxRuntimeBackend
 
@@ -122,7 +128,11 @@ def _check(
             wanted if isinstance(wanted, int) else dimensions.setdefault(wanted, found)
             for wanted, found in zip(tensor.shape, array.shape, strict=False)
         ]
-        if array.dtype.name != tensor.dtype or array.ndim != len(tensor.shape) or list(array.shape) != sizes:
+        if (
+            array.dtype != np.dtype(tensor.dtype)
+            or array.ndim != len(tensor.shape)
+            or list(array.shape) != sizes
+        ):
             raise InputError(
                 f"{graph}: {tensor.name} is {tensor.dtype} {list(tensor.shape)} with {dimensions}; "
                 f"got {array.dtype} {list(array.shape)}"

@@ -6,6 +6,15 @@ from __future__ import annotations
 class EdgersError(Exception):
     """Base of every error that edgers raises on purpose; its text is one line for a person."""
 
+    def __str__(self) -> str:
+        """The text on one line: names from outside may hold line ends and terminal escapes."""
+        return printable(super().__str__())
+
+
+def printable(text: str) -> str:
+    """The text with everything that is not printable written as an escape sequence."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
 
 class InputError(EdgersError, ValueError):
     """A number, a text or a combination of options that cannot be used."""

@@ -10,27 +10,34 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import os
-import stat
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
 from edgers_engines.errors import ImageError
+from edgers_engines.files import read_regular
 from edgers_engines.records import Record
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MAX_FILE_BYTES = 64 << 20
 MAX_PIXELS = 50_000_000
+MAX_SIDE = 16_384
 MAX_ASPECT = 64  # beyond it, scaling the shorter edge up would make an image of absurd length
 FORMATS = ("JPEG", "PNG", "WEBP")
 
-Side = Annotated[int, Meta(ge=1, le=8192)]
+_ORIENTATION = 0x0112  # the EXIF tag; for each value, Pillow's transpose that turns the image upright
+_UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+
+Side = Annotated[int, Meta(ge=1, le=2048)]
+CameraSide = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
 Filter = Literal["box", "bilinear", "hamming", "bicubic", "lanczos"]
 
 
@@ -71,13 +78,29 @@ class Preparation(Record, frozen=True, kw_only=True):
         return size
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CameraImage:
     """A decoded image: RGB pixels, uint8 [height, width, 3], and what was done to get them."""
 
     pixels: NDArray[np.uint8]
     source: str | None = None
     rotated: bool = False
+
+    def __post_init__(self) -> None:
+        """Keep a copy of its own, so that a camera may write its next frame where this one was.
+
+        Raises:
+            ImageError: the array is not uint8 [height, width, 3], or too large.
+        """
+        pixels = self.pixels
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
+            raise ImageError(
+                f"an image array is uint8 [height, width, 3]; this is {pixels.dtype} {list(pixels.shape)}"
+            )
+        _check_size(*self.size, self.source or "the array")
+        own = pixels.copy(order="C")
+        own.flags.writeable = False
+        object.__setattr__(self, "pixels", own)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -100,12 +123,9 @@ class CameraImage:
         if isinstance(source, CameraImage):
             return source
         if isinstance(source, np.ndarray):
-            if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or source.size == 0:
-                raise ImageError(
-                    f"an image array is uint8 [height, width, 3]; this is {source.dtype} {list(source.shape)}"
-                )
-            _check_size(source.shape[0], source.shape[1], "the array")
-            return cls(np.ascontiguousarray(source))
+            return cls(source)
+        if not isinstance(source, (str, Path)):
+            raise ImageError(f"an image is a file's path or an RGB array, not {type(source).__name__}")
         return read_image(Path(source))
 
 
@@ -122,55 +142,58 @@ def read_image(path: Path) -> CameraImage:
         ImageError: anything else; names the file and the reason.
     """
     data = _read_file(path)
-    from PIL import Image, ImageOps, UnidentifiedImageError  # imported here: `edgers --help` does not need it
+    from PIL import Image, UnidentifiedImageError  # imported here: `edgers --help` does not need it
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size is stricter
+            # Of bombs, on which _check_size is stricter, and of broken metadata, which does not matter here.
+            warnings.simplefilter("ignore")
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
-        _check_size(picture.height, picture.width, str(path))
-        _check_frame(picture, path)
-        upright = ImageOps.exif_transpose(picture)
-        rotated = upright.size != picture.size or picture.getexif().get(0x0112, 1) != 1
-        pixels = np.asarray(upright.convert("RGB"), dtype=np.uint8)
+            _check_size(picture.height, picture.width, str(path))
+            _check_frame(picture, data, path)
+            turn = _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
+            rgb = picture.convert("RGB")
+        pixels = np.asarray(rgb if turn is None else rgb.transpose(Image.Transpose(turn)), dtype=np.uint8)
     except UnidentifiedImageError:
         raise ImageError(f"{path} is not a JPEG, PNG or WebP image") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
+    except ImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise ImageError(f"{path} is far larger than the {MAX_PIXELS} pixels that are accepted") from None
+    except Exception as error:  # noqa: BLE001  Pillow's readers raise whatever broken bytes bring about
         raise ImageError(f"{path} cannot be decoded: {error}") from None
-    return CameraImage(np.ascontiguousarray(pixels), str(path), rotated)
+    # A name that is not valid Unicode could not be written into a certificate.
+    source = str(path).encode(errors="backslashreplace").decode()
+    return CameraImage(pixels, source, rotated=turn is not None)
 
 
 def _read_file(path: Path) -> bytes:
     try:
-        # O_NONBLOCK: opening a named pipe must not wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as handle:
-            status = os.fstat(handle.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError(f"{path} is not a regular file")
-            if not 0 < status.st_size <= MAX_FILE_BYTES:
-                raise ImageError(
-                    f"{path} has {status.st_size} bytes; an image has between 1 and {MAX_FILE_BYTES}"
-                )
-            return handle.read(MAX_FILE_BYTES)
-    except (OSError, ValueError) as error:
-        raise ImageError(
-            f"cannot read the image {str(path)!r}: {getattr(error, 'strerror', None) or error}"
-        ) from None
+        data = read_regular(path, MAX_FILE_BYTES)
+    except OSError as error:
+        raise ImageError(f"cannot read the image {str(path)!r}: {error.strerror}") from None
+    if not data:
+        raise ImageError(f"{path} has 0 bytes: it is empty")
+    return data
 
 
 def _check_size(height: int, width: int, what: str) -> None:
-    if height * width > MAX_PIXELS:
-        raise ImageError(f"{what} is {height}x{width}; at most {MAX_PIXELS} pixels are accepted")
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise ImageError(f"{what} is {height}x{width}; one side is over {MAX_ASPECT} times the other")
+    if height * width > MAX_PIXELS or max(height, width) > MAX_SIDE:
+        raise ImageError(
+            f"{what} is {height}x{width}; at most {MAX_PIXELS} pixels and {MAX_SIDE} a side are accepted"
+        )
 
 
-def _check_frame(picture: object, path: Path) -> None:
-    frames, mode = getattr(picture, "n_frames", 1), getattr(picture, "mode", "")
+def _check_frame(picture: Image.Image, data: bytes, path: Path) -> None:
+    frames, mode = getattr(picture, "n_frames", 1), picture.mode
+    # Pillow reads a 16-bit colour PNG as 8-bit without a word; its header has the depth in byte 24.
+    if picture.format == "PNG" and data[24] == 16:
+        mode = "16 bits"
     if frames != 1:
         raise ImageError(f"{path} has {frames} frames; give one frame as its own file")
-    if mode in {"RGBA", "LA", "PA"} or "transparency" in getattr(picture, "info", {}):
+    if mode in {"RGBA", "LA", "PA"} or "transparency" in picture.info:
         raise ImageError(f"{path} has transparency; flatten it onto the background you mean first")
     if mode not in {"L", "RGB", "P", "1"}:
         raise ImageError(f"{path} has pixel format {mode}; 8-bit grey or RGB is accepted: convert it first")
@@ -216,11 +239,10 @@ def _matrices(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     resized = _resized(camera_size, preparation)
     rows, columns = (
-        _resize_matrix(old, new, preparation.filter) for old, new in zip(camera_size, resized, strict=True)
+        _resize_matrix(old, new, (new - kept) // 2, kept, preparation.filter)
+        for old, new, kept in zip(camera_size, resized, preparation.canvas_size, strict=True)
     )
-    height, width = preparation.canvas_size
-    top, left = (resized[0] - height) // 2, (resized[1] - width) // 2
-    return rows[top : top + height], columns[left : left + width]
+    return rows, columns
 
 
 def _resized(camera_size: tuple[int, int], preparation: Preparation) -> tuple[int, int]:
@@ -232,14 +254,18 @@ def _resized(camera_size: tuple[int, int], preparation: Preparation) -> tuple[in
     return (edge, edge * width // height) if height <= width else (edge * height // width, edge)
 
 
-def _resize_matrix(old: int, new: int, name: Filter) -> NDArray[np.float64]:
-    """Pillow's antialiased resampling of one axis, a matrix [new, old]; the identity if nothing changes."""
+def _resize_matrix(old: int, new: int, start: int, kept: int, name: Filter) -> NDArray[np.float64]:
+    """Pillow's antialiased resampling of one axis from `old` to `new` pixels, as a matrix.
+
+    Only the rows that the crop keeps are made: [kept, old], beginning with output pixel `start`. The identity
+    where nothing is resized.
+    """
     if old == new:
-        return np.eye(old)
+        return np.eye(kept, old, start)
     kernel, radius = _KERNELS[name]
     scale = old / new
     stretch = max(scale, 1.0)
-    centres = (np.arange(new) + 0.5) * scale
+    centres = (np.arange(start, start + kept) + 0.5) * scale
     # Pillow takes whole source pixels from floor(centre - support + .5) up to floor(centre + support + .5).
     first = np.maximum(np.floor(centres - radius * stretch + 0.5), 0)
     last = np.minimum(np.floor(centres + radius * stretch + 0.5), old)

@@ -94,7 +94,12 @@ def noisy_copies(
         stream: which use of the noise.
         first: number of the sample that goes into out[0].
         out: float32, shape [rows, *canvas.shape]; owned by the caller, overwritten whole.
+
+    Raises:
+        InputError: sigma is out of range, or `out` is not contiguous float32.
     """
+    if out.dtype != np.float32 or not out.flags.c_contiguous:
+        raise InputError(f"noise is written into contiguous float32 arrays, not {out.dtype}")
     scale = check_sigma(sigma) / LATTICE_STEP
     steps = canvas.ravel() / LATTICE_STEP
     flat = out.reshape(len(out), -1)

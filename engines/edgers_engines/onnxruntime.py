@@ -78,6 +78,8 @@ class OnnxRuntimeBackend(Backend):
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
+        # A graph is whole in its bytes; weights that it asks for from files beside it must not be found.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         if self._provider != "CPUExecutionProvider":
             # Without this, nodes the provider lacks would quietly run on the CPU.
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -126,7 +128,7 @@ def _provider(device: str) -> tuple[str, dict[str, str]]:
     if device == "cpu":
         return "CPUExecutionProvider", {}
     if match := re.fullmatch(r"cuda:(\d{1,3})", device):
-        return "CUDAExecutionProvider", {"device_id": match[1]}
+        return "CUDAExecutionProvider", {"device_id": match[1], "use_tf32": "0"}  # TF32 is not float32
     raise InputError(f"there is no device {device!r}; use cpu or cuda:N")
 
 

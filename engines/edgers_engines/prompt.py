@@ -25,11 +25,10 @@ class PromptEncoder:
             self._tokenizer = Tokenizer.from_buffer(bundle.read(manifest.tokenizer))
         except Exception as error:  # noqa: BLE001  the Rust side raises plain Exception
             raise BundleError(f"{bundle.path / manifest.tokenizer} is not a tokenizer: {error}") from None
-        size = self._tokenizer.get_vocab_size(with_added_tokens=True)
-        if size > manifest.dimensions.vocabulary:
-            raise BundleError(
-                f"the tokenizer knows {size} tokens; the model has {manifest.dimensions.vocabulary}"
-            )
+        largest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+        vocabulary = manifest.dimensions.vocabulary
+        if largest >= vocabulary:
+            raise BundleError(f"the tokenizer has the token id {largest}; the model's are below {vocabulary}")
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -72,7 +71,12 @@ class PromptEncoder:
         return self._template.text_before + check_text("the prompt", prompt) + self._template.text_after
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        try:
+            return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001  the Rust side raises Exception, and panics as BaseException
+            raise BundleError(f"the bundle's tokenizer fails on this text: {error}") from None
 
 
 def check_text(what: str, text: str) -> str:

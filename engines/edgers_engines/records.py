@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -27,10 +28,19 @@ def parse(data: bytes, kind: type[R]) -> R:
             text names the path in the document, what was found and what was expected.
     """
     try:
-        tree = json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
-        return msgspec.convert(tree, kind, strict=True)
+        tree = json.loads(
+            data.decode(),  # json.loads would also take UTF-16, and surrogates
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+        )
+        record = msgspec.convert(tree, kind, strict=True)
+        msgspec.json.encode(record)  # fails on the lone surrogates that JSON's escapes can spell
+    except UnicodeError as error:
+        raise ValueError(f"not valid utf-8: {error.reason}") from None  # type: ignore[attr-defined]
     except RecursionError:
         raise ValueError("nested too deeply to be a record") from None
+    return record
 
 
 def dump(record: Record) -> bytes:
@@ -39,12 +49,18 @@ def dump(record: Record) -> bytes:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {repeated!r} is there twice in one object")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the key {name!r} is there twice in one object")
+        found[name] = value
     return found
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{text} is not a finite number")
+    return number
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -24,6 +24,8 @@ from edgers_engines.errors import InputError
 from edgers_engines.kv_cache import KVCache
 from edgers_engines.prompt import PromptEncoder
 
+MAX_ROWS = 4096
+
 
 class Constraint(Protocol):
     """Which answers are allowed; the choices of edgers.oracle implement it."""
@@ -108,13 +110,16 @@ class Question:
         guard: bool = True,
         max_new_tokens: int | None = None,
     ) -> None:
-        if not 1 <= rows <= 1 << 20:
-            raise InputError(f"the batch size is {rows}; it must be at least 1")
+        if not 1 <= rows <= MAX_ROWS:
+            raise InputError(f"the batch size is {rows}; it must lie between 1 and {MAX_ROWS}")
         manifest = model.bundle.manifest
         dimensions = manifest.dimensions
         suffix = model.prompts.suffix(prompt)
         self._prefix_length = len(model.prompts.prefix)
-        self.max_new_tokens = max_new_tokens or manifest.decoding.max_new_tokens
+        limit = manifest.decoding.max_new_tokens if max_new_tokens is None else max_new_tokens
+        if limit < 1:
+            raise InputError(f"max_new_tokens is {limit}; it must be at least 1")
+        self.max_new_tokens = limit
         block = dimensions.image_tokens + len(suffix)
         # The last new token is chosen but never fed back, so it needs no position.
         self._length = self._prefix_length + block + self.max_new_tokens - 1
@@ -126,7 +131,7 @@ class Question:
         self.rows = rows
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._model, self._constraint = model, constraint
-        self._tolerance = manifest.decoding.margin_tolerance if guard else 0.0
+        self._tolerance = manifest.decoding.margin_tolerance if guard else None
         self._end = manifest.decoding.end_tokens
         self._features = np.empty((rows, dimensions.image_tokens, dimensions.hidden), np.float32)
         self._block = np.empty((rows, block, dimensions.hidden), np.float32)
@@ -153,9 +158,17 @@ class Question:
         if not 1 <= count <= self.rows:
             raise InputError(f"a batch holds between 1 and {self.rows} canvases; got {count}")
         rows = [_Row(slot) for slot in range(count)]
-        self._encode(canvases)
+        try:
+            self._encode(canvases)
+            self._generate(rows)
+        finally:
+            if any(row.status in (Status.FAILED, None) for row in rows):
+                self._cache.clear(self._prefix_length)  # or its NaNs would reach the next batch
+        return [self._answer(row) for row in rows]
+
+    def _generate(self, rows: list[_Row]) -> None:
         with self._timed("prefill"):
-            logits = self._decode(self._block[:count], self._prefix_length)
+            logits = self._decode(self._block[: len(rows)], self._prefix_length)
         with self._timed("decode"):
             position = self._prefix_length + self._block.shape[1]
             active = self._advance(rows, logits)
@@ -164,9 +177,6 @@ class Question:
                 logits = self._step([row.tokens[-1] for row in active], position)
                 position += 1
                 active = self._advance(active, logits)
-        if any(row.status is Status.FAILED for row in rows):
-            self._cache.clear(self._prefix_length)  # or its NaNs would reach the next batch
-        return [self._answer(row) for row in rows]
 
     def _encode(self, canvases: NDArray[np.float32]) -> None:
         with self._timed("encode"):
@@ -207,7 +217,7 @@ class Question:
                 row.status = Status.FAILED
                 continue
             row.margin = min(row.margin, margin)
-            if margin < self._tolerance:
+            if self._tolerance is not None and margin <= self._tolerance:
                 row.status = Status.UNDECIDED
             elif token in self._end:
                 row.status = Status.COMPLETE
@@ -240,8 +250,10 @@ class Question:
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
-        yield
-        self.seconds[stage] += time.perf_counter() - start
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
 
 
 @dataclass(slots=True)

@@ -1,0 +1,5 @@
+"""`python -m edgers`: the command line."""
+
+from edgers.cli import main
+
+main()
