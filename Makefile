@@ -32,12 +32,14 @@ clean:
 	rm -rf $(DEVICE) $(FULL) build dist
 
 $(DEVICE)/.installed: pyproject.toml
+	@echo "installing the device side into $(DEVICE): about half a minute"
 	$(PYTHON) -m venv $(DEVICE)
 	$(DEVICE)/bin/python -m pip install --quiet -e '.[cpu,plot]'
 	touch $@
 
 # torch comes first and by its exact version: asked for by a range, pip may choose a build of several GB.
 $(FULL)/.installed: pyproject.toml
+	@echo "installing everything into $(FULL): some minutes"
 	$(PYTHON) -m venv $(FULL)
 	$(FULL)/bin/python -m pip install --quiet torch==2.13.0
 	$(FULL)/bin/python -m pip install --quiet -e '.[cpu,plot,export,dev]'

@@ -37,7 +37,9 @@ def command(*, folder: Path | None, as_json: bool) -> int:
         console = stdout()
         console.print(f"{PROMPT}  ({', '.join(ACTIONS)}; sigma {SIGMA:g}, {SAMPLES} samples)")
         console.print(summary_table(certificates))
-        console.print("One frame in full: edgers certify --help; where to begin: README.md.")
+        console.print(
+            "A model for drawn scenes only: do not let it move a real robot. Hard frames should abstain."
+        )
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -40,6 +41,7 @@ from edgers_export.processor import read_normalisation, read_preparation, read_t
 # between two implementations: then no rounding of that size, on either of two tokens, can change the choice.
 MARGIN_FACTOR = 4.0
 TOKENIZER = "tokenizer.json"
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _PARITY_ROWS, _PARITY_STEPS, _PARITY_SIGMA = 8, 16, 0.25
 _PARITY_PROMPT = "What should the robot do?"
 
@@ -82,6 +84,7 @@ def export_bundle(
     try:
         normalisation = read_normalisation(processor.image_processor)
         preparation = read_preparation(processor.image_processor)
+        prompt = read_template(processor, model.config.image_token_id)
         canvas_size = preparation.canvas_size
         graphs = write_graphs(
             model, scratch, canvas_size=canvas_size, normalisation=normalisation, progress=progress
@@ -89,13 +92,13 @@ def export_bundle(
         processor.tokenizer.backend_tokenizer.save(str(scratch / TOKENIZER))
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
-            name=name or out.name,
+            name=name or _NOT_IN_A_NAME.sub("-", out.name).strip("-._") or "bundle",
             family="llava",
             licence=licence,
             precision="fp32",
             provenance=_provenance(checkpoint),
             preparation=preparation,
-            prompt=read_template(processor, model.config.image_token_id),
+            prompt=prompt,
             decoding=Decoding(
                 end_tokens=_end_tokens(model), max_new_tokens=max_new_tokens, margin_tolerance=0.0
             ),
@@ -115,6 +118,7 @@ def export_bundle(
             manifest, parity=parity, decoding=replace(manifest.decoding, margin_tolerance=tolerance)
         )
         (scratch / MANIFEST).write_bytes(dump(manifest))
+        Bundle.load(scratch)  # what a device would refuse must not be published
         scratch.chmod(0o755)  # mkdtemp made it private
         scratch.rename(out)
     except BaseException:

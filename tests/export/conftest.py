@@ -60,4 +60,4 @@ def miniature(miniature_checkpoint: Path) -> Bundle:
 @pytest.fixture(scope="session")
 def demo_export(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The demo checkpoint, exported anew."""
-    return export_bundle(CHECKPOINT, tmp_path_factory.mktemp("demo") / "bundle", max_new_tokens=12)
+    return export_bundle(CHECKPOINT, tmp_path_factory.mktemp("demo") / "demo bundle", max_new_tokens=12)

@@ -96,6 +96,11 @@ def test_a_checkpoint_that_lacks_something_is_refused(checkpoint, tmp_path, dama
     assert not list(tmp_path.glob("out/*")), "nothing half-written stays"
 
 
+def test_a_folder_name_with_blanks_still_makes_a_bundle_that_loads(demo_export):
+    assert demo_export.path.name == "demo bundle"
+    assert demo_export.manifest.name == "demo-bundle"
+
+
 def test_what_is_there_already_is_not_overwritten(tmp_path):
     (tmp_path / "bundle").mkdir()
     with pytest.raises(ExportError, match="there already"):

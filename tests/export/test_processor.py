@@ -84,7 +84,9 @@ def test_no_normalisation_is_mean_0_and_deviation_1():
 
 def test_a_template_with_special_tokens_behind_the_prompt_keeps_them_as_ids(processor, monkeypatch):
     monkeypatch.setattr(
-        processor, "chat_template", "<image>USER {{ messages[0]['content'][1]['text'] }}</s>ASSISTANT:\n"
+        processor,
+        "chat_template",
+        "<image>USER {{ messages[0]['content'][1]['text'] }}</s>ASSISTANT:{{ '\\n' }}",
     )
     template = read_template(processor, processor.image_token_id)
     assert template.text_before == "USER "
