@@ -88,10 +88,8 @@ def _evidence(c: Certificate) -> Table:
             f"bundle {c.bundle_digest[:16]}, {c.engine.backend} {c.engine.version} on {c.engine.device}; "
             + margin,
         ),
-        (
-            "time",
-            f"{_seconds(c)} s with {c.threads} threads, batches of {c.batch_size}",
-        ),
+        ("answers", "; ".join(f"{text!r} {count}×" for text, count in c.answers.items())),
+        ("time", f"{_seconds(c)} s with {c.threads} threads, batches of {c.batch_size}"),
     ):
         table.add_row(Text(name, style="dim"), Text(printable(value)))
     return table
