@@ -14,6 +14,7 @@ from scipy.stats import binom, binomtest, norm
 from edgers import Certifier, demo
 from edgers.certificate import ALL_SAMPLES, RESERVED_SELECTED
 from edgers.oracle.base import FAILED, OTHER, RESERVED, winner
+from edgers.oracle.rules import Rules
 from edgers.poll import Poll
 from edgers.smoothing.bounds import clopper_pearson_lower
 from edgers_engines.engine import open_backend
@@ -209,11 +210,28 @@ def test_a_margin_below_the_tolerance_is_a_vote_for_nobody(demo_bundle, first_fr
     assert certificate.margin.smallest < certificate.margin.tolerance == 1e6
 
 
-def test_the_most_frequent_answers_are_shown_and_nothing_follows_from_them(demo_bundle, first_frame):
-    c = ask(certifier(demo_bundle), first_frame, choices=None, oracle=ACTION_ORACLE)
-    assert 1 <= len(c.answers) <= 5
-    assert list(c.answers.values()) == sorted(c.answers.values(), reverse=True)
+class Scripted:
+    """A question whose answers are the numbers 1 to 7, each as often as it says."""
+
+    rows = 28
+
+    def answers(self, canvases):
+        texts = [str(number) for number in range(1, 8) for _ in range(number)]
+        return [Answer((), text, Status.COMPLETE, 1.0) for text in texts[: len(canvases)]]
+
+
+def test_the_five_most_frequent_answers_are_kept_for_a_person(demo_bundle):
+    oracle = Rules(demo_bundle.manifest.oracles[0])
+    canvas = np.zeros((3, 1, 1))
+    poll = Poll(Scripted(), oracle, canvas, sigma=0.25, seed=0, progress=lambda _samples: None)
+    assert poll.count(Stream.SELECTION, 28)[OTHER] == 28
+    assert list(poll.most_frequent.items()) == [("7", 7), ("6", 6), ("5", 5), ("4", 4), ("3", 3)]
+
+
+def test_a_certificate_counts_the_answers_of_all_its_samples(demo_bundle, hard_frame):
+    c = ask(certifier(demo_bundle), hard_frame, choices=None, oracle=ACTION_ORACLE)
     assert sum(c.answers.values()) <= c.samples_spent
+    assert max(c.answers.values()) >= c.samples_spent / 6
 
 
 def test_the_answer_is_the_certified_class_or_none(certified, abstained, reserved):

@@ -199,6 +199,12 @@ def test_an_abstention_forged_into_a_claim_is_refused(abstained, path, value, sa
         pytest.param("label", "UNDECIDED", "label is", id="label"),
         pytest.param("q_lower", 0.9, "q_lower is 0.9, but 0", id="q_lower"),
         pytest.param("alpha", 7.0, "alpha", id="alpha"),
+        pytest.param(
+            "oracle.classes", lambda names: [*names, names[0]], "oracle.classes", id="a class twice"
+        ),
+        pytest.param(
+            "oracle.classes", lambda names: [*names, "OTHER"], "oracle.classes", id="a reserved class"
+        ),
     ],
 )
 def test_a_class_that_is_never_certified_cannot_be_forged_into_one_that_is(reserved, path, value, said):
@@ -247,6 +253,7 @@ HOSTILE = {
     "null": (b"null", "Expected `object`, got `null`"),
     "an empty object": (b"{}", "missing required field `label`"),
     "not UTF-8": (b'{"label": "\xff"}', "is not a certificate"),
+    "UTF-16": ('{"n": 1}'.encode("utf-16"), "not valid utf-8"),
     "two objects": (b"{}{}", "is not a certificate"),
     "deep arrays": (b"[" * 500_000, "is not a certificate"),
     "deep objects": (b'{"a":' * 300_000, "is not a certificate"),
@@ -290,6 +297,8 @@ def doctored(certificate, old, new):
         ),
         pytest.param('"alpha": 0.001', '"alpha": NaN', "NaN is not a JSON number", id="NaN"),
         pytest.param('"alpha": 0.001', '"alpha": -Infinity', "-Infinity is not a JSON number", id="infinity"),
+        pytest.param('"alpha": 0.001', '"alpha": 1e999', "1e999", id="a number beyond floats"),
+        pytest.param('"device": "cpu"', '"device": "\\ud800"', "not valid utf-8", id="a lone surrogate"),
         pytest.param('"alpha": 0.001', '"alpha": "0.001"', "$.alpha", id="text for a number"),
         pytest.param('"alpha": 0.001', '"alpha": 1' + "0" * 400, "$.alpha", id="an integer beyond floats"),
         pytest.param('"n": 60', '"n": 60.5', "$.n", id="a fraction for a count"),
