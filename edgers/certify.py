@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,19 +151,12 @@ class Certifier:
             InputError, ImageError: the question or the image cannot be used.
             BackendError: every sample failed.
         """
-        clock = time.perf_counter()
+        start = time.perf_counter()
         camera = CameraImage.of(image)
         decoded = time.perf_counter()
         steps = self.bundle.manifest.preparation
         canvas = to_lattice(prepare(camera, steps))
-        preparation = PreparationRecord(
-            camera_size=camera.size,
-            canvas_size=steps.canvas_size,
-            steps=steps,
-            rotated_by_exif=camera.rotated,
-            operator_norm=operator_norm(camera.size, steps),
-        )
-        prepared = time.perf_counter()
+        seconds = {"decode image": decoded - start, "prepare": time.perf_counter() - decoded}
         judge = self.oracle(prompt, choices=choices, oracle=oracle)
         guard = judge.constraint is not None if guard is None else guard
         key = secrets.token_hex(16) if seed is None else check_seed(seed)
@@ -177,34 +171,60 @@ class Certifier:
         poll = Poll(question, judge, canvas, sigma=self.sigma, seed=int(key, 16), progress=progress)
         selection = poll.count(Stream.SELECTION, self.selection)
         chosen = winner(selection, judge.record.classes)
-        reserved = chosen in RESERVED
-        votes = poll.count(Stream.CERTIFICATION, 0 if reserved else self.samples)
-        sampler = SamplerRecord(name=SAMPLER, total_variation=total_variation_bound(canvas.size, self.sigma))
+        votes = poll.count(Stream.CERTIFICATION, 0 if chosen in RESERVED else self.samples)
+        seconds |= {**poll.seconds, **question.seconds, "total": time.perf_counter() - start}
+        return self._certificate(
+            label=chosen,
+            votes=VoteRecord(selection=selection, certification=votes),
+            camera=camera,
+            judge=judge,
+            question=question,
+            poll=poll,
+            prompt=prompt,
+            guard=guard,
+            seed=key,
+            seed_source="operating system" if seed is None else "given",
+            seconds=seconds,
+        )
+
+    def _certificate(
+        self,
+        *,
+        label: str,
+        votes: VoteRecord,
+        camera: CameraImage,
+        judge: Oracle,
+        question: Question,
+        poll: Poll,
+        prompt: str,
+        guard: bool,
+        seed: str,
+        seed_source: Literal["operating system", "given"],
+        seconds: dict[str, float],
+    ) -> Certificate:
+        """Draw the conclusion and write everything down, in the record's own order."""
+        manifest = self.bundle.manifest
+        steps = manifest.preparation
+        values = 3 * math.prod(steps.canvas_size)
+        norm = operator_norm(camera.size, steps)
+        total_variation = total_variation_bound(values, self.sigma)
         conclusion = conclude(
-            chosen,
-            votes,
+            label,
+            votes.certification,
             alpha=self.alpha,
             sigma=self.sigma,
-            total_variation=sampler.total_variation,
-            values=canvas.size,
-            operator_norm=preparation.operator_norm,
+            total_variation=total_variation,
+            values=values,
+            operator_norm=norm,
         )
-        seconds = {
-            "decode image": decoded - clock,
-            "prepare": prepared - decoded,
-            **poll.seconds,
-            **question.seconds,
-            "total": time.perf_counter() - clock,
-        }
-        manifest = self.bundle.manifest
         return Certificate(
-            label=chosen,
+            label=label,
             certified=conclusion.certified,
             radius=conclusion.radius,
             radius_camera=conclusion.radius_camera,
             q_lower=conclusion.q_lower,
             p_lower=conclusion.p_lower,
-            votes=VoteRecord(selection=selection, certification=votes),
+            votes=votes,
             n=self.samples,
             n_selection=self.selection,
             alpha=self.alpha,
@@ -215,12 +235,18 @@ class Certifier:
             assumption=COMPOSITE,
             norm="L2",
             space="canvas",
-            preparation=preparation,
-            seed=key,
-            seed_source="operating system" if seed is None else "given",
-            sampler=sampler,
-            samples_spent=sum(selection.values()) + sum(votes.values()),
-            stopped_because=RESERVED_SELECTED if reserved else ALL_SAMPLES,
+            preparation=PreparationRecord(
+                camera_size=camera.size,
+                canvas_size=steps.canvas_size,
+                steps=steps,
+                rotated_by_exif=camera.rotated,
+                operator_norm=norm,
+            ),
+            seed=seed,
+            seed_source=seed_source,
+            sampler=SamplerRecord(name=SAMPLER, total_variation=total_variation),
+            samples_spent=sum(votes.selection.values()) + sum(votes.certification.values()),
+            stopped_because=RESERVED_SELECTED if label in RESERVED else ALL_SAMPLES,
             batch_size=question.rows,
             threads=self.model.backend.threads,
             margin=MarginRecord(

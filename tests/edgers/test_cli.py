@@ -327,8 +327,6 @@ def test_what_is_wrong_is_said_in_one_line(edgers, things, name):
     ],
 )
 def test_what_is_wrong_with_a_checkpoint_is_said_in_one_line(edgers, things, tmp_path, folder, said):
-    pytest.importorskip("torch")
-    pytest.importorskip("transformers")
     ended = edgers("export", things / folder, "--out", tmp_path / "out")
     *progress, error = ended.err.splitlines()
     assert (ended.code, ended.out) == (1, "")
@@ -560,14 +558,12 @@ def test_a_disk_that_fills_while_saving_is_one_line_and_no_half_file(first_frame
     ],
 )
 def test_a_plot_is_written_in_the_format_its_name_says(edgers, first_frame, tmp_path, name, starts):
-    pytest.importorskip("matplotlib")
     ended = edgers("certify", first_frame, *QUESTION, *FEW, "--json", "--plot", tmp_path / name)
     assert ended.code in {0, 10}
     assert (tmp_path / name).read_bytes().startswith(starts)
 
 
 def test_an_abstention_is_plotted_too(abstained, reserved, first_frame):
-    pytest.importorskip("matplotlib")
     from edgers.report.plot import plot_certificate
     from edgers_engines.image import CameraImage
 

@@ -150,7 +150,6 @@ def test_the_package_offers_its_names_and_no_others():
 @pytest.fixture
 def copy_of_the_rooms(tmp_path):
     """The source of the three packages and the contracts about them."""
-    pytest.importorskip("importlinter")
     for package in PACKAGES.values():
         shutil.copytree(
             package, tmp_path / package.relative_to(ROOT), ignore=shutil.ignore_patterns("*.onnx", "*.png")

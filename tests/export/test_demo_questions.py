@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import torch
+import transformers
 
 from edgers_export.demo.layout import KEY_WORDS
 from edgers_export.demo.questions import (
@@ -14,9 +16,6 @@ from edgers_export.demo.questions import (
     wants_one_word,
 )
 from edgers_export.demo.scenes import answer_indices, draw
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 by_name = pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.name)
 
