@@ -110,3 +110,13 @@ def test_clear_frames_certify_their_action_and_hard_ones_abstain(demo_bundle, fr
 def test_there_are_eight_frames_or_more_and_the_first_is_clear():
     assert len(demo.frames()) >= 8
     assert "hard" not in demo.frames()[0].stem
+
+
+@pytest.mark.parametrize(
+    "frame", [f for f in demo.frames() if "hard" in f.stem], ids=lambda frame: frame.stem
+)
+def test_the_vote_on_a_hard_frame_is_so_even_that_hardly_any_run_certifies(demo_bundle, frame):
+    """At 65% of the votes, 60 samples certify about one run in six; at 54%, one in 250."""
+    certifier = Certifier(demo_bundle, sigma=demo.SIGMA, samples=400)
+    votes = certifier.certify(frame, demo.PROMPT, choices=demo.ACTIONS, seed="6" * 32).votes.certification
+    assert 0.4 < max(votes.values()) / 400 < 0.6

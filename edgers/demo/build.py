@@ -28,7 +28,7 @@ TABLE_BEGINS, TABLE_ENDS = "<!-- accuracy: begin -->", "<!-- accuracy: end -->"
 # Scenes of the training set have seed 0; these are fresh.
 FRAME_SEED, ACCURACY_SEED = 20_000, 10_000
 CLEAR_SCENES, HARD_SCENES = 2000, 400
-_PROBE_SAMPLES = 1000
+_PROBE_SAMPLES = 400
 
 
 @click.command()
@@ -105,8 +105,9 @@ def _first_scene(
         if action not in (None, scene.action):
             continue
         certificate = probe.certify(scene.image, demo.PROMPT, choices=demo.ACTIONS)
-        share = certificate.votes.certification.get(certificate.label, 0) / probe.samples
-        if (share > 0.99 and certificate.label == action) if action else (share < 0.53):
+        # Of the largest class, which the few selection samples need not have found.
+        share = max(certificate.votes.certification.values()) / probe.samples
+        if (share > 0.99 and certificate.label == action) if action else (0 < share < 0.54):
             return scene.image
 
 
