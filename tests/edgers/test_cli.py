@@ -439,6 +439,18 @@ def test_one_broken_image_costs_none_of_the_others(edgers, first_frame, things):
     assert ended.err.count("\n") == 1
 
 
+def test_a_hostile_name_among_several_images_is_one_harmless_line(edgers, first_frame, tmp_path):
+    hostile = tmp_path / "a\n\x1b[2Jb.png"
+    hostile.write_text("not an image")
+    ended = edgers("certify", hostile, first_frame, *QUESTION, *FEW, "--json")
+    assert ended.code == 1
+    assert len(ended.err.splitlines()) == 1
+    assert "\x1b" not in ended.err + ended.out
+    broken, one = map(json.loads, ended.out.splitlines())
+    assert "error" in broken
+    assert one["image"] == str(first_frame)
+
+
 def test_one_abstention_among_certified_images_is_told_by_the_exit_code(edgers, first_frame, foreign_oracle):
     arguments = ("--prompt", demo.PROMPT, "--oracle", foreign_oracle, *FEW, "--json")
     ended = edgers("certify", first_frame, first_frame, *arguments)
