@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +36,7 @@ from edgers.poll import Poll, Progress
 from edgers.smoothing.bounds import MAX_SAMPLES, check_alpha, check_counts
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import Backend
-from edgers_engines.errors import InputError
+from edgers_engines.errors import BackendError, InputError
 from edgers_engines.image import CameraImage, operator_norm, prepare
 from edgers_engines.noise import SAMPLER, Stream, check_sigma, to_lattice, total_variation_bound
 from edgers_engines.version import __version__
@@ -85,7 +88,9 @@ class Certifier:
         batch_size: int | None = None,
         backend: Backend | None = None,
     ) -> None:
-        check_sigma(sigma)
+        self.sigma, self.alpha = check_sigma(_real("sigma", sigma)), _real("alpha", alpha)
+        self.samples, self.selection = _whole("samples", samples), _whole("selection", selection)
+        self.batch_size = DEFAULT_BATCH_SIZE if batch_size is None else _whole("batch_size", batch_size)
         try:
             check_alpha(alpha)
             check_counts(0, samples)
@@ -93,9 +98,6 @@ class Certifier:
             raise InputError(str(error)) from None
         if not 1 <= selection <= MAX_SAMPLES:
             raise InputError(f"selection is {selection}; it must lie between 1 and {MAX_SAMPLES}")
-        self.sigma, self.alpha = sigma, alpha
-        self.samples, self.selection = samples, selection
-        self.batch_size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
         self.model = VisionLanguageModel(bundle, backend)
         self.bundle = bundle
 
@@ -142,14 +144,15 @@ class Certifier:
             seed: 32 hexadecimal digits; fresh bits of the operating system unless given. Whoever knows the
                 seed beforehand can aim at the noise.
             guard: count a sample as undecided when a token's lead is within rounding; on with choices.
-            progress: called with the number of samples done since the last call.
+            progress: called with the number of samples done since the last call; less than 0 when memory ran
+                out and they are answered again in smaller chunks.
 
         Returns:
-            The certificate, certified or abstained.
+            The certificate, certified or abstained; its `batch_size` is the chunk that the memory held.
 
         Raises:
             InputError, ImageError: the question or the image cannot be used.
-            BackendError: every sample failed.
+            BackendError: every sample failed, or there is no memory for even one at a time.
         """
         start = time.perf_counter()
         camera = CameraImage.of(image)
@@ -160,22 +163,19 @@ class Certifier:
         judge = self.oracle(prompt, choices=choices, oracle=oracle)
         guard = judge.constraint is not None if guard is None else guard
         key = secrets.token_hex(16) if seed is None else check_seed(seed)
-        question = Question(
-            self.model,
-            prompt,
-            rows=min(self.batch_size, max(self.samples, self.selection)),
-            constraint=judge.constraint,
-            guard=guard,
-            max_new_tokens=judge.max_new_tokens,
-        )
-        poll = Poll(question, judge, canvas, sigma=self.sigma, seed=int(key, 16), progress=progress)
-        selection = poll.count(Stream.SELECTION, self.selection)
-        chosen = winner(selection, judge.record.classes)
-        votes = poll.count(Stream.CERTIFICATION, 0 if chosen in RESERVED else self.samples)
+        rows = min(self.batch_size, max(self.samples, self.selection))
+        while True:
+            ask = partial(self._question, prompt, judge, guard, rows)
+            polled = self._polled(ask, judge, canvas, int(key, 16), progress)
+            if polled is not None:
+                break
+            gc.collect()  # a poll and its noise hold each other
+            rows = _halved(rows)
+        question, poll, chosen, votes = polled
         seconds |= {**poll.seconds, **question.seconds, "total": time.perf_counter() - start}
         return self._certificate(
             label=chosen,
-            votes=VoteRecord(selection=selection, certification=votes),
+            votes=votes,
             camera=camera,
             judge=judge,
             question=question,
@@ -186,6 +186,43 @@ class Certifier:
             seed_source="operating system" if seed is None else "given",
             seconds=seconds,
         )
+
+    def _question(self, prompt: str, judge: Oracle, guard: bool, rows: int) -> Question:
+        return Question(
+            self.model,
+            prompt,
+            rows=rows,
+            constraint=judge.constraint,
+            guard=guard,
+            max_new_tokens=judge.max_new_tokens,
+        )
+
+    def _polled(
+        self,
+        ask: Callable[[], Question],
+        judge: Oracle,
+        canvas: NDArray[np.float64],
+        seed: int,
+        progress: Progress,
+    ) -> tuple[Question, Poll, str, VoteRecord] | None:
+        """Select and certify; None when memory runs out, and everything that held it is free again."""
+        done = 0
+
+        def report(samples: int) -> None:
+            nonlocal done
+            done += samples
+            progress(samples)
+
+        try:
+            question = ask()
+            poll = Poll(question, judge, canvas, sigma=self.sigma, seed=seed, progress=report)
+            selection = poll.count(Stream.SELECTION, self.selection)
+            chosen = winner(selection, judge.record.classes)
+            votes = poll.count(Stream.CERTIFICATION, 0 if chosen in RESERVED else self.samples)
+        except MemoryError:
+            progress(-done)
+            return None
+        return question, poll, chosen, VoteRecord(selection=selection, certification=votes)
 
     def _certificate(
         self,
@@ -255,7 +292,7 @@ class Certifier:
                 smallest=poll.smallest_margin if math.isfinite(poll.smallest_margin) else None,
             ),
             bundle_digest=self.bundle.digest,
-            engine=self.model.backend.record,
+            engine=self.model.backend.record(manifest.precision),
             decoding=DecodingRecord(
                 method="greedy",
                 constrained=judge.constraint is not None,
@@ -272,12 +309,46 @@ class Certifier:
         )
 
 
+def _real(name: str, value: float) -> float:
+    """A float that a certificate can hold: no truth value, no text, also where numpy made it.
+
+    Raises:
+        InputError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InputError(f"{name} is {value!r}; it must be a number")
+    try:
+        return float(value)
+    except OverflowError:
+        raise InputError(f"{name} is larger than a float can be; it must be a smaller number") from None
+
+
+def _whole(name: str, value: int) -> int:
+    """The same for an integer."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InputError(f"{name} is {value!r}; it must be a whole number")
+    return int(value)
+
+
+def _halved(rows: int) -> int:
+    """Half the chunk: a sample's noise depends on its number alone, so the votes stay what they were.
+
+    Raises:
+        BackendError: there is no smaller one.
+    """
+    if rows == 1:
+        raise BackendError(
+            "out of memory, even with one sample at a time: end other programs, or use a smaller model"
+        )
+    return rows // 2
+
+
 def check_seed(seed: str) -> str:
     """Return a seed in lower case when it is 128 bits.
 
     Raises:
         InputError: it is not 32 hexadecimal digits.
     """
-    if not re.fullmatch(r"[0-9a-fA-F]{32}", seed):
+    if not isinstance(seed, str) or not re.fullmatch(r"[0-9a-fA-F]{32}", seed):
         raise InputError(f"the seed {seed!r} is not 32 hexadecimal digits (128 bits)")
     return seed.lower()

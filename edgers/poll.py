@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgers.noise_ahead import Chunk, NoiseAhead
 from edgers.oracle.base import FAILED, RESERVED, Oracle, label
 from edgers_engines.errors import BackendError
 from edgers_engines.noise import Stream, noisy_copies
@@ -44,23 +46,31 @@ class Poll:
     ) -> None:
         self._question, self._oracle, self._canvas = question, oracle, canvas
         self._sigma, self._seed, self._progress = sigma, seed, progress
-        self._noisy = np.empty((question.rows, *canvas.shape), np.float32)
+        self._noise = NoiseAhead(self._draw, (question.rows, *canvas.shape))
         self._failure: BackendError | None = None
         self._texts: Counter[str] = Counter()
         self.smallest_margin = math.inf
+        # "noise" is what drawing it cost in wall time: how long the model waited for it.
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
-    def count(self, stream: Stream, samples: int) -> dict[str, int]:
+    def count(self, stream: Stream, samples: int, then: tuple[Stream, int] | None = None) -> dict[str, int]:
         """Votes of the samples 0 ... samples - 1 of one stream, for every class and the reserved ones.
+
+        Args:
+            stream: which use of the noise.
+            samples: how many samples.
+            then: stream and samples of the next count, if there will be one: its first noise is drawn while
+                the last answers of this one are computed. Changes no vote.
 
         Raises:
             BackendError: every sample failed; a part that fails is counted as FAILED.
         """
         votes = Counter(dict.fromkeys((*self._oracle.record.classes, *RESERVED), 0))
-        for first in range(0, samples, self._question.rows):
-            rows = min(self._question.rows, samples - first)
-            votes.update(self._labels(stream, first, rows))
-            self._progress(rows)
+        upcoming = next(self._chunks(*then), None) if then else None
+        following = chain(islice(self._chunks(stream, samples), 1, None), [upcoming])
+        for chunk, next_chunk in zip(self._chunks(stream, samples), following, strict=False):
+            votes.update(self._labels(chunk, next_chunk))
+            self._progress(chunk.rows)
         if samples and votes[FAILED] == samples:
             raise self._failure or BackendError("every sample gave numbers that are not finite")
         return dict(votes)
@@ -70,17 +80,25 @@ class Poll:
         """How often the most frequent texts were generated, at most five of them."""
         return dict(self._texts.most_common(_TEXTS))
 
-    def _labels(self, stream: Stream, first: int, rows: int) -> list[str]:
-        noisy = self._noisy[:rows]
+    def _chunks(self, stream: Stream, samples: int) -> Iterator[Chunk]:
+        for first in range(0, samples, self._question.rows):
+            yield Chunk(stream, first, min(self._question.rows, samples - first))
+
+    def _draw(self, chunk: Chunk, out: NDArray[np.float32]) -> None:
+        noisy_copies(
+            self._canvas, self._sigma, seed=self._seed, stream=chunk.stream, first=chunk.first, out=out
+        )
+
+    def _labels(self, chunk: Chunk, following: Chunk | None) -> list[str]:
         start = time.perf_counter()
-        noisy_copies(self._canvas, self._sigma, seed=self._seed, stream=stream, first=first, out=noisy)
+        noisy = self._noise.take(chunk, following)
         drawn = time.perf_counter()
         self.seconds["noise"] += drawn - start
         try:
             answers = self._question.answers(noisy)
         except BackendError as error:
             self._failure = error
-            return [FAILED] * rows
+            return [FAILED] * chunk.rows
         answered = time.perf_counter()
         self.seconds["model"] += answered - drawn
         labels = label(self._oracle, answers)

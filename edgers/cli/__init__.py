@@ -14,7 +14,7 @@ from importlib import import_module
 
 import click
 
-from edgers_engines.errors import EdgersError, InputError, printable
+from edgers_engines.errors import EdgersError, InputError, printable, short
 from edgers_engines.version import __version__
 
 ABSTAINED = 10
@@ -25,6 +25,8 @@ _COMMANDS = {
     "radius": "The certified radius of a vote count.",
     "verify": "Check a certificate, offline or by replay.",
     "inspect": "Show what a bundle is.",
+    "pack": "Write a bundle into one file.",
+    "unpack": "Make a bundle from such a file, checking every byte.",
     "doctor": "Show what this machine has, and what is wrong.",
     "export": "Turn a Hugging Face LLaVA checkpoint into a bundle (workstation).",
 }
@@ -78,7 +80,7 @@ def _run() -> int:
         click.echo(error.format_message(), err=True)
         return 2
     except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted; nothing was saved for the image at hand", 130)
+        return _fail("interrupted; what was not finished is not there", 130)
     except Exception as error:
         if os.environ.get("EDGERS_TRACEBACK"):
             raise
@@ -98,10 +100,10 @@ def _explain(error: Exception) -> tuple[str, int]:
         case EdgersError() | OSError():
             return str(error), 1
         case MemoryError():
-            return "out of memory: lower --batch-size", 1
+            return "out of memory", 1
     return f"internal error, please report it ({type(error).__name__}: {error})", 1
 
 
 def _fail(text: str, code: int) -> int:
-    click.echo(f"edgers: {printable(' '.join(text.split()))}", err=True)
+    click.echo(f"edgers: {short(printable(' '.join(text.split())))}", err=True)
     return code

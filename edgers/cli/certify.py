@@ -9,7 +9,8 @@ import click
 
 from edgers.cli import ABSTAINED
 from edgers.cli.options import PATH, backend_options, bundle_option, json_option
-from edgers.cli.output import check_new, print_json, progress_bar, stdout, write_new
+from edgers.cli.output import print_json, progress_bar, stdout, write_new
+from edgers_engines.atomic import check_new
 from edgers_engines.errors import EdgersError, InputError, printable
 
 if TYPE_CHECKING:
@@ -112,8 +113,9 @@ def _check_outputs(images: tuple[Path, ...], save: Path | None, plot: Path | Non
         raise InputError("--save and --plot take one image; for several, use --json and redirect the output")
     if save is not None and save == plot:
         raise InputError(f"--save and --plot both name {save}: give each its own file")
-    check_new(save)
-    check_new(plot)
+    for target in (save, plot):
+        if target is not None:
+            check_new(target)
     if plot is not None:
         from edgers.report.plot import check_plotting
 

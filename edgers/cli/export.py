@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,13 +14,37 @@ from edgers.cli.options import PATH, json_option
 from edgers.cli.output import print_json, stderr
 from edgers_engines.errors import EdgersError
 
+if TYPE_CHECKING:
+    from edgers_engines.manifest import Precision
+    from edgers_export.bundle import Progress
+
 
 @click.command("export")
 @click.argument("checkpoint", type=PATH, metavar="MODEL_DIR")
 @click.option("--out", type=PATH, required=True, help="Bundle directory to make.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of weights and activations; half precision is another base classifier.",
+)
+@click.option("--max-length", type=int, help="Positions for image, prompt and answer  [default: all]")
+@click.option(
+    "--opset", type=click.IntRange(24, 25), default=24, show_default=True, help="ONNX opset of the graphs."
+)
 @click.option("--licence", default="unknown", show_default=True, help="The weights' licence.")
 @json_option
-def command(*, checkpoint: Path, out: Path, licence: str, as_json: bool) -> int:
+def command(
+    *,
+    checkpoint: Path,
+    out: Path,
+    precision: Precision,
+    max_length: int | None,
+    opset: int,
+    licence: str,
+    as_json: bool,
+) -> int:
     """Turn a local Hugging Face LLaVA checkpoint into a bundle, and compare it with PyTorch."""
     try:
         from edgers_export.bundle import export_bundle
@@ -25,13 +53,48 @@ def command(*, checkpoint: Path, out: Path, licence: str, as_json: bool) -> int:
             f"exporting needs the workstation side ({error.name} is missing): install edgers[export]"
         ) from None
 
-    console = stderr()
-    bundle = export_bundle(
-        checkpoint, out, licence=licence, progress=lambda stage: console.print(f"{stage} …", style="dim")
-    )
+    start = time.perf_counter()
+    with _stages() as progress:
+        bundle = export_bundle(
+            checkpoint,
+            out,
+            licence=licence,
+            precision=precision,
+            opset=opset,
+            max_length=max_length,
+            progress=progress,
+        )
+    seconds = time.perf_counter() - start
+    manifest = bundle.manifest
+    size = sum(file.size for file in manifest.files)
     if as_json:
-        print_json({"path": str(out), "digest": bundle.digest, "parity": bundle.manifest.parity})
+        report = {"path": str(out), "digest": bundle.digest, "precision": precision, "bytes": size}
+        print_json({**report, "parity": manifest.parity, "seconds": round(seconds, 3)})
     else:
-        parity = bundle.manifest.parity
-        click.echo(f"{out}: {parity.equal_tokens}/{parity.tokens} tokens as PyTorch, digest {bundle.digest}")
+        parity = manifest.parity
+        click.echo(
+            f"{out}: {size / 1e6:.1f} MB in {seconds:.0f} s, {parity.equal_tokens}/{parity.tokens} tokens as "
+            f"PyTorch (largest logit difference {parity.largest_logit_difference:.2g}), "
+            f"digest {bundle.digest}"
+        )
     return 0
+
+
+@contextmanager
+def _stages() -> Iterator[Progress]:
+    """Each stage on its own line of stderr, with the seconds it took."""
+    from rich.progress import Progress as Bar
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = stderr()
+    columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Bar(*columns, console=console) as bar:
+
+        def next_stage(name: str) -> None:
+            for task in bar.tasks:
+                bar.update(task.id, total=1, completed=1)
+            bar.add_task(name, total=None)
+
+        yield next_stage
+        next_stage("done")
+        bar.update(bar.tasks[-1].id, total=1, completed=1)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgers.cli.options import PATH, json_option
 from edgers.cli.output import print_json, stdout
 from edgers_engines.errors import printable
+
+if TYPE_CHECKING:
+    from edgers_engines.bundle import Bundle
+    from edgers_engines.manifest import Manifest
+    from edgers_engines.memory import Memory
+
+Rows = Iterator[tuple[str, str]]
 
 
 @click.command("inspect")
@@ -17,41 +26,76 @@ from edgers_engines.errors import printable
 def command(*, path: Path | None, as_json: bool) -> int:
     """Check a bundle's files and manifest and show what it is; the demo bundle unless one is given."""
     from edgers.demo import load_bundle
+    from edgers_engines.memory import needed
 
     bundle = load_bundle(path)
     m = bundle.manifest
+    memory = needed(m)
     if as_json:
-        print_json({"digest": bundle.digest, "manifest": m})
+        print_json({"digest": bundle.digest, "memory": memory, "manifest": m})
         return 0
     from rich.table import Table
     from rich.text import Text
 
-    size, parity, height_width = m.dimensions, m.parity, m.preparation.canvas_size
     table = Table.grid(padding=(0, 2))
-    for name, value in (
-        ("name", f"{m.name} ({m.family}, {m.precision}), licence {m.licence}"),
-        ("digest", bundle.digest),
-        ("folder", str(bundle.path)),
-        ("source", f"{m.provenance.source}, weights {m.provenance.weights_sha256[:16]}"),
-        ("written by", ", ".join(f"{tool} {version}" for tool, version in m.provenance.tools.items())),
-        (
-            "image",
-            f"{height_width[1]}×{height_width[0]} canvas, {m.preparation.filter}, {size.image_tokens} tokens",
-        ),
-        ("prompt", repr(f"<image>{m.prompt.text_before}PROMPT{m.prompt.text_after}")),
-        (
-            "decoder",
-            f"{size.layers} layers, hidden {size.hidden}, {size.kv_heads} KV heads of {size.head_dim}, "
-            f"vocabulary {size.vocabulary}, up to {size.max_length} positions",
-        ),
-        (
-            "parity",
-            f"{parity.equal_tokens}/{parity.tokens} tokens as PyTorch, largest logit difference "
-            f"{parity.largest_logit_difference:.2g}; margin tolerance {m.decoding.margin_tolerance:.2g}",
-        ),
-        ("files", ", ".join(f"{file.path} {file.size / 1e6:.2f} MB" for file in m.files)),
-        *((f"oracle {o.name}", "; ".join(f"{r.pattern} → {r.label}" for r in o.rules)) for o in m.oracles),
-    ):
+    for name, value in (*_identity(bundle), *_model(m), *_memory(memory), *_trust(m)):
         table.add_row(Text(name, style="dim"), Text(printable(value)))
     stdout().print(table)
     return 0
+
+
+def _identity(bundle: Bundle) -> Rows:
+    m = bundle.manifest
+    tools = ", ".join(f"{tool} {version}" for tool, version in m.provenance.tools.items())
+    yield "name", f"{m.name}, licence {m.licence}"
+    yield "digest", bundle.digest
+    yield "folder", str(bundle.path)
+    yield "source", f"{m.provenance.source}, weights {m.provenance.weights_sha256}"
+    yield "written by", tools
+
+
+def _model(m: Manifest) -> Rows:
+    size, template = m.dimensions, m.prompt
+    height, width = m.preparation.canvas_size
+    yield "family", f"{m.family}, {m.precision}, ONNX opset {m.opset}"
+    yield "image", f"{width}×{height} canvas, {m.preparation.filter}, {size.image_tokens} tokens"
+    yield (
+        "prompt",
+        f"{len(template.before_image)} tokens, <image>, "
+        f"{template.text_before + 'PROMPT' + template.text_after!r}, {len(template.after)} tokens",
+    )
+    yield (
+        "decoder",
+        f"{size.layers} layers, hidden {size.hidden}, {size.kv_heads} KV heads of {size.head_dim}, "
+        f"vocabulary {size.vocabulary}, up to {size.max_length} positions",
+    )
+    yield "answers", f"greedy, up to {m.decoding.max_new_tokens} tokens, end tokens {m.decoding.end_tokens}"
+
+
+def _memory(memory: Memory) -> Rows:
+    yield (
+        "memory",
+        f"{memory.weights / 1e6:.1f} MB for the weights, up to {memory.sample / 1e6:.1f} MB for each sample in "
+        f"a batch ({memory.cache / 1e6:.1f} of them cache), and what the runtime needs while it computes",
+    )
+
+
+def _trust(m: Manifest) -> Rows:
+    parity, steps = m.parity, m.self_test.steps
+    yield (
+        "parity",
+        f"{parity.equal_tokens}/{parity.tokens} tokens as PyTorch; largest difference of a logit "
+        f"{parity.largest_logit_difference:.2g}, of a feature {parity.largest_feature_difference:.2g}",
+    )
+    yield (
+        "self-test",
+        f"{len(steps)} steps of {len(steps[0])} rows when it is loaded, to within the margin tolerance "
+        f"{m.decoding.margin_tolerance:.2g}",
+    )
+    for file in m.files:
+        yield "file", f"{file.path}, {file.size} bytes, SHA-256 {file.sha256}"
+    for oracle in m.oracles:
+        rules = "; ".join(f"{rule.pattern} → {rule.label}" for rule in oracle.rules)
+        yield f"oracle {oracle.name}", rules
+    if not m.oracles:
+        yield "oracles", "none: ask it with --choices"

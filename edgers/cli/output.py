@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from edgers_engines.errors import InputError
+from edgers_engines.atomic import new_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,37 +68,7 @@ def progress_bar(description: str, total: int) -> Iterator[Progress]:
         yield lambda samples: bar.advance(task, samples)
 
 
-def check_new(path: Path | None) -> None:
-    """Refuse a path to write to before any work is done for it.
-
-    Raises:
-        InputError: something is there already, or its folder is not.
-    """
-    if path is None:
-        return
-    if path.exists() or path.is_symlink():
-        raise InputError(f"{path} is there already: choose another name, or remove it first")
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent} is not a folder: make it first")
-
-
 def write_new(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: it appears under its name only when complete, and replaces nothing.
-
-    Raises:
-        InputError: something is there by now.
-        OSError: it cannot be written.
-    """
-    scratch = path.parent / f".edgers-{secrets.token_hex(8)}"
-    try:
-        with scratch.open("xb") as handle:
-            handle.write(content)
-        try:
-            path.hardlink_to(scratch)  # unlike a rename, this fails where a file is
-        except FileExistsError:
-            raise InputError(f"{path} is there already: choose another name, or remove it first") from None
-        except OSError:  # a file system without links, as on memory cards
-            check_new(path)
-            scratch.rename(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    """Write a file whole or not at all; see `edgers_engines.atomic`."""
+    with new_file(path) as out:
+        out.write(content)

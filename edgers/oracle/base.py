@@ -60,10 +60,12 @@ def check_classes(classes: Sequence[str]) -> None:
     """Check the names of an oracle's classes.
 
     Raises:
-        InputError: a name is blank, reserved or not printable, or repeats.
+        InputError: a name is no text, blank, reserved or not printable, or repeats.
     """
     seen: set[str] = set()
     for name in classes:
+        if not isinstance(name, str):
+            raise InputError(f"a class is named by a text, not by {name!r}")
         if not name.strip():
             raise InputError("a class has no name: is there an empty choice between two commas?")
         if name in RESERVED or not name.isprintable():

@@ -29,6 +29,8 @@ class Choices:
     def __init__(self, names: Sequence[str], prompt: str, prompts: PromptEncoder, end_token: int) -> None:
         if isinstance(names, str):
             raise InputError(f"choices are a sequence of texts, not one text: {names!r}")
+        if not isinstance(names, Sequence):
+            raise InputError(f"choices are a sequence of texts, not a {type(names).__name__}")
         if not 2 <= len(names) <= MAX_CHOICES:
             raise InputError(f"choices given: {len(names)}; give between 2 and {MAX_CHOICES}")
         check_classes(names)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 
 from edgers.oracle.base import OTHER, OracleRecord, check_classes, digest
-from edgers_engines import bundle
+from edgers_engines import manifest
 from edgers_engines.vlm import Answer
 
 _WORD = re.compile(r"\w+")
@@ -28,7 +28,7 @@ class Rules:
     constraint = None
     max_new_tokens = None
 
-    def __init__(self, rules: bundle.Rules) -> None:
+    def __init__(self, rules: manifest.Rules) -> None:
         classes = tuple(dict.fromkeys(rule.label for rule in rules.rules))
         check_classes(classes)
         self.record = OracleRecord(kind="rules", name=rules.name, classes=classes, sha256=digest(rules.rules))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 from scipy.special import betainc, betainccinv, betaincinv
@@ -101,6 +102,8 @@ def _log_root(votes: int, samples: int, alpha: float) -> float:
 
 
 def _rounded_down(value: float, complement: float, slack: float) -> Probability:
+    if value < sys.float_info.min:
+        return Probability(0.0, 1.0)  # so close to 0, floats are too far apart to round down by a little
     if value < 0.5:
         value *= 1 - slack
         return Probability(value, 1 - value)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from scipy.special import ndtri
 
 from edgers.smoothing.bounds import Probability
@@ -19,7 +17,7 @@ def check_radius_sigma(sigma: float) -> float:
     Raises:
         ValueError: sigma is not a finite number in (0, 10^6].
     """
-    if not (math.isfinite(sigma) and 0 < sigma <= MAX_SIGMA):
+    if not 0 < sigma <= MAX_SIGMA:
         raise ValueError(f"sigma is {sigma}; it must be a number above 0 and at most {MAX_SIGMA:.0e}")
     return sigma
 

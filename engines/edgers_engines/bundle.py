@@ -1,196 +1,41 @@
 """The bundle: a directory with a manifest, ONNX graphs and a tokenizer, checked whole before it is used.
 
 The order of the checks matters. Regular files of bounded size first; then the manifest against its schema;
-then the exact set of files and their digests; only bytes that passed reach a parser, and they are the bytes
-that were hashed: nothing is read from disk a second time.
+then the exact set of files and their digests; then what each graph asks for (operators, and where its weights
+lie), read without loading it. Only bytes that passed reach a runtime, and they are the bytes that were
+hashed: graphs and tokenizer stay in memory, and `Bundle.weights` hashes while it copies.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 import stat
-from itertools import zip_longest
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Annotated, Literal
-
-from msgspec import Meta
+from typing import BinaryIO
 
 from edgers_engines.errors import BundleError
-from edgers_engines.files import read_regular
-from edgers_engines.image import Preparation
+from edgers_engines.files import open_regular, read_regular
+from edgers_engines.manifest import RESERVED, File, Manifest, signatures
+from edgers_engines.onnx_graph import read_graph
 from edgers_engines.records import Record, parse
 
-SCHEMA_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
+MAX_PARSED_BYTES = 64 << 20  # graphs and tokenizer; weights are never parsed, and may be larger
 MAX_FILES = 64
-
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")]
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-Count = Annotated[int, Meta(ge=1, le=1 << 40)]
-Token = Annotated[int, Meta(ge=0, lt=1 << 31)]
-Dtype = Literal["float32", "int64", "bool"]
-NonNegative = Annotated[float, Meta(ge=0)]
-
-
-class File(Record, frozen=True, kw_only=True):
-    """One file of the bundle besides the manifest."""
-
-    path: Name
-    size: Count
-    sha256: Sha256
-
-
-class Tensor(Record, frozen=True, kw_only=True):
-    """One input or output of a graph; a dimension is a number or the name of a free one."""
-
-    name: str
-    dtype: Dtype
-    shape: tuple[Count | Name, ...]
-
-
-class Graph(Record, frozen=True, kw_only=True):
-    """An ONNX graph and its signature, in the graph's own order."""
-
-    file: Name
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-
-
-class Graphs(Record, frozen=True, kw_only=True):
-    """The graphs every vision-language bundle has."""
-
-    vision: Graph
-    embed: Graph
-    decoder: Graph
-
-
-class Dimensions(Record, frozen=True, kw_only=True):
-    """The sizes that the runtime allocates by."""
-
-    image_tokens: Count
-    hidden: Count
-    vocabulary: Count
-    layers: Annotated[int, Meta(ge=1, le=1000)]
-    kv_heads: Count
-    head_dim: Count
-    max_length: Count
-
-
-class PromptTemplate(Record, frozen=True, kw_only=True):
-    """How a prompt becomes token ids: before_image | image | text_before + prompt + text_after | after.
-
-    The text around the prompt and the prompt are encoded in one run, as plain text: nothing a user writes can
-    become a special token. `answer_prefix` is what stands between the template and an answer's first letter.
-    """
-
-    before_image: tuple[Token, ...]
-    text_before: str
-    text_after: str
-    after: tuple[Token, ...]
-    answer_prefix: str
-
-
-class Decoding(Record, frozen=True, kw_only=True):
-    """Greedy decoding: where it ends, and how large a lead a token needs for its choice to be trusted."""
-
-    end_tokens: Annotated[tuple[Token, ...], Meta(min_length=1)]
-    max_new_tokens: Count
-    margin_tolerance: NonNegative
-
-
-class Rule(Record, frozen=True, kw_only=True):
-    """A pattern of words and the class it stands for; see edgers.oracle.rules for the pattern language."""
-
-    pattern: Annotated[str, Meta(min_length=1)]
-    label: Annotated[str, Meta(min_length=1)]
-
-
-class Rules(Record, frozen=True, kw_only=True):
-    """An oracle made of ordered rules; the first that matches names the class."""
-
-    name: Name
-    rules: Annotated[tuple[Rule, ...], Meta(min_length=1)]
-
-
-class Parity(Record, frozen=True, kw_only=True):
-    """What the exporter measured against PyTorch in float32 on noisy images."""
-
-    tokens: Count
-    equal_tokens: Annotated[int, Meta(ge=0)]
-    largest_logit_difference: NonNegative
-    largest_feature_difference: NonNegative
-
-
-class Provenance(Record, frozen=True, kw_only=True):
-    """Where the weights come from and what wrote the graphs."""
-
-    source: str
-    weights_sha256: Sha256
-    tools: dict[str, str]
-
-
-class Manifest(Record, frozen=True, kw_only=True):
-    """Everything a device needs to know about a bundle; stored as manifest.json."""
-
-    schema_version: Literal[1]
-    name: Name
-    family: Literal["llava"]
-    licence: str
-    precision: Literal["fp32"]
-    provenance: Provenance
-    preparation: Preparation
-    prompt: PromptTemplate
-    decoding: Decoding
-    dimensions: Dimensions
-    graphs: Graphs
-    tokenizer: Name
-    oracles: tuple[Rules, ...]
-    parity: Parity
-    files: tuple[File, ...]
-
-
-Signature = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
-
-
-def signatures(sizes: Dimensions, canvas_size: tuple[int, int]) -> dict[str, Signature]:
-    """Inputs and outputs that each graph must have for these sizes; what the runtime binds.
-
-    Args:
-        sizes: the manifest's dimensions.
-        canvas_size: height and width.
-    """
-
-    def tensor(name: str, *shape: int | str, dtype: Dtype = "float32") -> Tensor:
-        return Tensor(name=name, dtype=dtype, shape=shape)
-
-    names = [f"{layer}.{kind}" for layer in range(sizes.layers) for kind in ("key", "value")]
-    cache = ("batch", sizes.kv_heads, "max_len", sizes.head_dim)
-    embeddings = tensor("embeddings", "batch", "seq", sizes.hidden)
-    return {
-        "vision": (
-            (tensor("canvas", "batch", 3, *canvas_size),),
-            (tensor("features", "batch", sizes.image_tokens, sizes.hidden),),
-        ),
-        "embed": ((tensor("input_ids", "batch", "seq", dtype="int64"),), (embeddings,)),
-        "decoder": (
-            (
-                embeddings,
-                tensor("write_index", "batch", dtype="int64"),
-                tensor("mask", "batch", 1, "seq", "max_len", dtype="bool"),
-                *(tensor(f"past.{name}", *cache) for name in names),
-            ),
-            (
-                tensor("logits", "batch", sizes.vocabulary),
-                *(tensor(f"present.{name}", *cache) for name in names),
-            ),
-        ),
-    }
+_CHUNK = 1 << 20
+_WORD = re.compile(r"\w")
 
 
 class Bundle:
-    """A verified bundle in memory: its manifest, its digest and the bytes that were hashed."""
+    """A verified bundle: its manifest, its digest, and the bytes of its graphs and tokenizer."""
 
     def __init__(self, path: Path, manifest: Manifest, digest: str, contents: dict[str, bytes]) -> None:
         self.path = path
@@ -224,12 +69,47 @@ class Bundle:
             raise BundleError(f"{root / MANIFEST}: {error}") from None
         _check_references(root, manifest)
         _check_file_set(root, manifest, found)
-        contents = {file.path: _verified(root, file) for file in manifest.files}
+        contents = {
+            file.path: _verified(root, file) for file in manifest.files if file.path != manifest.weights
+        }
+        with _opened(root, _weights(manifest)) as source:
+            _hash(root, _weights(manifest), source, None)
+        _check_graphs(root, manifest, contents)
         return cls(root, manifest, hashlib.sha256(text).hexdigest(), contents)
 
     def read(self, name: str) -> bytes:
-        """The verified bytes of one file of the manifest."""
+        """The verified bytes of a graph or the tokenizer."""
         return self._contents[name]
+
+    @contextmanager
+    def weights(self) -> Iterator[Path]:
+        """A private folder with a copy of the weights whose digest was checked while copying.
+
+        Runtimes map weights from a file, so that they never lie in memory twice; they keep the mapping when
+        the folder is gone.
+
+        Raises:
+            BundleError: the weights are no longer what they were, or the folder for temporary files is full.
+        """
+        with ExitStack() as stack:
+            try:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgers-"))
+                self._copy_weights(Path(folder))
+            except OSError as error:
+                raise BundleError(
+                    f"cannot make a private copy of the weights of {self.path}: {error}"
+                ) from None
+            yield Path(folder)
+
+    def _copy_weights(self, folder: Path) -> None:
+        file = _weights(self.manifest)
+        if (free := shutil.disk_usage(folder).free) < file.size:
+            raise BundleError(
+                f"loading {self.path} needs {file.size} bytes for a private copy of its weights; "
+                f"{folder.parent} has {free}: set TMPDIR to a larger file system"
+            )
+        with _opened(self.path, file) as source, (folder / file.path).open("xb") as target:
+            _hash(self.path, file, source, target)
 
 
 def _regular_files(root: Path, *, hard_links: bool) -> set[str]:
@@ -237,11 +117,12 @@ def _regular_files(root: Path, *, hard_links: bool) -> set[str]:
         if not stat.S_ISDIR(root.lstat().st_mode):
             raise BundleError(f"{root} is not a directory (links are not followed); a bundle is one")
         with os.scandir(root) as entries:
-            found = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+            some = islice(entries, MAX_FILES + 1)
+            found = {entry.name: entry.stat(follow_symlinks=False) for entry in some}
     except (OSError, ValueError) as error:
         raise BundleError(f"cannot read the bundle {str(root)!r}: {error}") from None
     if len(found) > MAX_FILES:
-        raise BundleError(f"{root} holds {len(found)} entries; a bundle has at most {MAX_FILES}")
+        raise BundleError(f"{root} holds more than {MAX_FILES} entries; a bundle has at most as many")
     for name, status in found.items():
         if not stat.S_ISREG(status.st_mode) or (status.st_nlink != 1 and not hard_links):
             raise BundleError(f"{root / name} is not a plain file: a bundle has no links, folders or devices")
@@ -250,35 +131,65 @@ def _regular_files(root: Path, *, hard_links: bool) -> set[str]:
 
 def _check_references(root: Path, manifest: Manifest) -> None:
     graphs = manifest.graphs
-    referenced = [graphs.vision.file, graphs.embed.file, graphs.decoder.file, manifest.tokenizer]
+    referenced = [
+        graphs.vision.file,
+        graphs.embed.file,
+        graphs.decoder.file,
+        manifest.weights,
+        manifest.tokenizer,
+    ]
     listed = [file.path for file in manifest.files]
     if sorted(referenced) != sorted(listed):
         raise BundleError(
-            f"{root / MANIFEST}: $.files lists {sorted(listed)}, but the graphs and the tokenizer are "
+            f"{root / MANIFEST}: $.files lists {sorted(listed)}, but graphs, weights and tokenizer are "
             f"{sorted(referenced)}"
         )
-    names = [oracle.name for oracle in manifest.oracles]
-    if len(set(names)) != len(names):
-        raise BundleError(f"{root / MANIFEST}: $.oracles has a name twice: {names}")
+    if len(set(listed)) != len(listed):
+        raise BundleError(f"{root / MANIFEST}: $.files lists a file twice: {sorted(listed)}")
     _check_signatures(root, manifest)
+    _check_tokens(root, manifest)
+    _check_oracles(root, manifest)
+
+
+def _check_tokens(root: Path, manifest: Manifest) -> None:
     vocabulary = manifest.dimensions.vocabulary
     template, decoding = manifest.prompt, manifest.decoding
-    for token in (*template.before_image, *template.after, *decoding.end_tokens):
+    expected = (token for step in manifest.self_test.steps for row in step for token in row.tokens)
+    for token in (*template.before_image, *template.after, *decoding.end_tokens, *expected):
         if token >= vocabulary:
             raise BundleError(f"{root / MANIFEST}: token id {token} is not below the vocabulary {vocabulary}")
 
 
+def _check_oracles(root: Path, manifest: Manifest) -> None:
+    names = [oracle.name for oracle in manifest.oracles]
+    if len(set(names)) != len(names):
+        raise BundleError(f"{root / MANIFEST}: $.oracles has a name twice: {names}")
+    for oracle in manifest.oracles:
+        where = f"{root / MANIFEST}: the oracle {oracle.name}"
+        for rule in oracle.rules:
+            if rule.label in RESERVED or not rule.label.strip() or not rule.label.isprintable():
+                raise BundleError(
+                    f"{where} has the class {rule.label[:50]!r}; a class has a name of printable characters, "
+                    f"and {', '.join(RESERVED)} are reserved"
+                )
+            for piece in rule.pattern.split() or [""]:
+                if piece != "*" and ("*" in piece or not _WORD.search(piece)):
+                    raise BundleError(
+                        f"{where} has {piece[:50]!r} in a pattern; a pattern is words and stars with blanks "
+                        "between, as in 'left *'"
+                    )
+
+
 def _check_signatures(root: Path, manifest: Manifest) -> None:
-    expected = signatures(manifest.dimensions, manifest.preparation.canvas_size)
-    graphs = manifest.graphs
-    for name, graph in (("vision", graphs.vision), ("embed", graphs.embed), ("decoder", graphs.decoder)):
+    expected = signatures(manifest.dimensions, manifest.preparation.canvas_size, manifest.precision)
+    for name, graph in manifest.graphs.named():
         found = [*graph.inputs, *graph.outputs]
         wanted = [*expected[name][0], *expected[name][1]]
         if found != wanted:
             odd = next((f, w) for f, w in zip_longest(found, wanted) if f != w)
             raise BundleError(
                 f"{root / MANIFEST}: $.graphs.{name} has {_fields(odd[0])}; expected {_fields(odd[1])} "
-                f"by $.preparation and $.dimensions ({_fields(manifest.dimensions)})"
+                f"by $.preparation, $.precision and $.dimensions ({_fields(manifest.dimensions)})"
             )
 
 
@@ -296,14 +207,66 @@ def _check_file_set(root: Path, manifest: Manifest, found: set[str]) -> None:
         raise BundleError(f"{root} holds {', '.join(extra)}, which the manifest does not list")
 
 
+def _check_graphs(root: Path, manifest: Manifest, contents: dict[str, bytes]) -> None:
+    """What the graphs ask for, read without loading them."""
+    weights = _weights(manifest)
+    for _, graph in manifest.graphs.named():
+        path = root / graph.file
+        try:
+            facts = read_graph(contents[graph.file])
+        except ValueError as error:
+            raise BundleError(f"{path}: {error}") from None
+        if facts.opset != manifest.opset:
+            raise BundleError(f"{path} is of opset {facts.opset}; the manifest says {manifest.opset}")
+        found = [(v.name, v.dtype, v.shape) for v in (*facts.input_values, *facts.output_values)]
+        listed = [(t.name, t.dtype, t.shape) for t in (*graph.inputs, *graph.outputs)]
+        if found != listed:
+            odd = next((f, w) for f, w in zip_longest(found, listed) if f != w)
+            raise BundleError(f"{path} has the input or output {odd[0]}; the manifest says {odd[1]}")
+        for tensor in facts.external:
+            if tensor.location != weights.path or tensor.offset + tensor.length > weights.size:
+                raise BundleError(
+                    f"{path}: the weights {tensor.name} lie in {tensor.location} at {tensor.offset} + "
+                    f"{tensor.length} bytes; the bundle's are the {weights.size} bytes of {weights.path}"
+                )
+
+
+def _weights(manifest: Manifest) -> File:
+    return next(file for file in manifest.files if file.path == manifest.weights)
+
+
 def _verified(root: Path, file: File) -> bytes:
-    content = _read(root / file.path, file.size)
+    content = _read(root / file.path, min(file.size, MAX_PARSED_BYTES))
     if len(content) != file.size:
         raise BundleError(f"{root / file.path} has {len(content)} bytes; the manifest says {file.size}")
-    digest = hashlib.sha256(content).hexdigest()
+    _check_digest(root, file, hashlib.sha256(content).hexdigest())
+    return content
+
+
+def _hash(root: Path, file: File, source: BinaryIO, target: BinaryIO | None) -> None:
+    """Hash an open file of any size, and write what was hashed."""
+    digest, size = hashlib.sha256(), 0
+    while chunk := source.read(_CHUNK):
+        if (size := size + len(chunk)) > file.size:
+            break  # it grows while it is read
+        digest.update(chunk)
+        if target is not None:
+            target.write(chunk)
+    if size != file.size:
+        raise BundleError(f"{root / file.path} has {size} bytes; the manifest says {file.size}")
+    _check_digest(root, file, digest.hexdigest())
+
+
+def _check_digest(root: Path, file: File, digest: str) -> None:
     if digest != file.sha256:
         raise BundleError(f"{root / file.path} has SHA-256 {digest}; the manifest says {file.sha256}")
-    return content
+
+
+def _opened(root: Path, file: File) -> BinaryIO:
+    try:
+        return open_regular(root / file.path, file.size, follow_links=False)
+    except OSError as error:
+        raise BundleError(f"cannot read {root / file.path}: {error.strerror}") from None
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgers_engines.bundle import Graph, Tensor
 from edgers_engines.errors import BackendError, InputError
+from edgers_engines.manifest import Graph, Precision, Tensor
 from edgers_engines.records import Record
 
 Array = NDArray[Any]
@@ -51,7 +52,8 @@ class Engine(ABC):
         Raises:
             InputError: a name, dtype, shape or memory layout differs from the graph's signature, or one free
                 dimension would have two sizes.
-            BackendError: the backend failed.
+            MemoryError: the backend ran out of memory; a smaller batch may still run.
+            BackendError: the backend failed otherwise.
         """
         dimensions: dict[str, int] = {}
         _check(self.graph.file, self.graph.inputs, inputs, dimensions)
@@ -69,21 +71,21 @@ class Backend(ABC):
     """One library on one device: loads graphs into engines."""
 
     @abstractmethod
-    def load(self, content: bytes, graph: Graph) -> Engine:
+    def load(self, content: bytes, graph: Graph, weights: Path) -> Engine:
         """Load one graph.
 
         Args:
             content: the ONNX file's verified bytes.
             graph: its record in the manifest.
+            weights: folder with a private, verified copy of the weights; it may vanish after the call.
 
         Raises:
             BackendError: the library refuses the graph, or would run part of it on another device.
         """
 
-    @property
     @abstractmethod
-    def record(self) -> EngineRecord:
-        """What runs, for the certificate."""
+    def record(self, precision: Precision) -> EngineRecord:
+        """What runs graphs of this precision, for the certificate."""
 
     @property
     @abstractmethod
@@ -104,7 +106,7 @@ def open_backend(name: str = "onnxruntime", *, device: str = "cpu", threads: int
         BackendError: the backend or the device is not on this machine.
     """
     most = MAX_THREADS_PER_CORE * len(os.sched_getaffinity(0))
-    if threads is not None and not 1 <= threads <= most:
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= most):
         raise InputError(f"threads is {threads}; it must lie between 1 and {most} on this machine")
     if name == "onnxruntime":
         from edgers_engines.onnxruntime import OnnxRuntimeBackend

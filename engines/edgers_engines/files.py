@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 
 def read_regular(path: Path, limit: int, *, follow_links: bool = True) -> bytes:
@@ -18,14 +19,21 @@ def read_regular(path: Path, limit: int, *, follow_links: bool = True) -> bytes:
     Raises:
         OSError: it cannot be opened, is not a regular file, or is larger; `strerror` says which.
     """
+    with open_regular(path, limit, follow_links=follow_links) as handle:
+        return handle.read(limit)
+
+
+def open_regular(path: Path, limit: int, *, follow_links: bool = True) -> BinaryIO:
+    """A regular file, open for reading; arguments and errors are those of `read_regular`."""
     if "\0" in str(path):
         raise OSError(22, "a path cannot hold a null byte", str(path))
     # O_NONBLOCK: opening a named pipe must not wait for a writer.
     flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow_links else os.O_NOFOLLOW)
-    with os.fdopen(os.open(path, flags), "rb") as handle:
-        status = os.fstat(handle.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(22, "not a regular file", str(path))
-        if status.st_size > limit:
-            raise OSError(27, f"it has {status.st_size} bytes; at most {limit} are expected", str(path))
-        return handle.read(limit)
+    descriptor = os.open(path, flags)
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_size <= limit:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(22, "not a regular file", str(path))
+    raise OSError(27, f"it has {status.st_size} bytes; at most {limit} are expected", str(path))

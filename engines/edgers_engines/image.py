@@ -1,20 +1,20 @@
 """Images in: safe decoding, linear preparation, and the operator norm that carries a radius to the camera.
 
-Preparation (resize, crop, scale to [0, 1]) stays linear and in float64: no value is rounded to 8 bits on the
-way. So canvas = A * camera for a fixed matrix A, and an L2 radius on the canvas is a radius in camera pixels
-once divided by the largest singular value of A.
+Preparation (pad, resize, crop, scale to [0, 1]) is done in float64, and no value is rounded to 8 bits on the
+way. So canvas = A * camera + b for a fixed matrix A and a fixed background b, and an L2 radius on the canvas
+is a radius in camera pixels once divided by the largest singular value of A.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import math
+import re
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from msgspec import Meta
@@ -23,44 +23,61 @@ from numpy.typing import NDArray
 from edgers_engines.errors import ImageError
 from edgers_engines.files import read_regular
 from edgers_engines.records import Record
+from edgers_engines.resampling import Filter, resize_matrix, spectral_norm
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from PIL import Image
+    from scipy.sparse import csr_array
 
 MAX_FILE_BYTES = 64 << 20
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 16_384
+MAX_SCANS = 64  # of a progressive JPEG: encoders make about ten, and each one costs time for every pixel
+MAX_NOTES = 512  # parts of a file that hold no pixels; each one costs time, and some cost memory
+MAX_CHUNKS = 65_536  # of a PNG's pixels; encoders make them a few KiB or larger
 MAX_ASPECT = 64  # beyond it, scaling the shorter edge up would make an image of absurd length
 FORMATS = ("JPEG", "PNG", "WEBP")
 
 _ORIENTATION = 0x0112  # the EXIF tag; for each value, Pillow's transpose that turns the image upright
 _UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 
+# A JPEG marker that begins a part: neither a stuffed zero nor a restart inside a scan.
+_MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+
 Side = Annotated[int, Meta(ge=1, le=2048)]
+Level = Annotated[float, Meta(ge=0, le=1)]
 CameraSide = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
-Filter = Literal["box", "bilinear", "hamming", "bicubic", "lanczos"]
 
 
 class Preparation(Record, frozen=True, kw_only=True):
     """From a camera image to the canvas, as the checkpoint's image processor does it.
 
-    Exactly one of `exact` (height, width) and `shortest_edge` (pixels) says how to resize; `crop` (height,
-    width) then takes the centre.
+    First `pad` puts the image in the middle of a square as wide as its longer side; it is the background, one
+    number in [0, 1] for each of red, green and blue. Then exactly one of `exact` (height, width) and
+    `shortest_edge` (pixels) says how to resize; a padded square has `exact`. Last `crop` (height, width)
+    takes the centre.
     """
 
     exact: tuple[Side, Side] | None = None
     shortest_edge: Side | None = None
     filter: Filter = "bicubic"
     crop: tuple[Side, Side] | None = None
+    pad: tuple[Level, Level, Level] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be carried out.
 
         Raises:
-            ValueError: not exactly one way to resize, or a crop larger than what it is cut from.
+            ValueError: not exactly one way to resize, a padded square resized by its shortest edge, or a crop
+                larger than what it is cut from.
         """
         if (self.exact is None) == (self.shortest_edge is None):
             raise ValueError("a preparation has exactly one of `exact` and `shortest_edge`")
+        if self.pad is not None and self.exact is None:
+            raise ValueError("a preparation with `pad` resizes the square to `exact`, not by `shortest_edge`")
         if self.crop is None:
             if self.exact is None:
                 raise ValueError("a preparation by `shortest_edge` needs a `crop`: the canvas has one size")
@@ -142,6 +159,7 @@ def read_image(path: Path) -> CameraImage:
         ImageError: anything else; names the file and the reason.
     """
     data = _read_file(path)
+    _check_parts(data, path)
     from PIL import Image, UnidentifiedImageError  # imported here: `edgers --help` does not need it
 
     try:
@@ -177,6 +195,36 @@ def _read_file(path: Path) -> bytes:
     return data
 
 
+def _check_parts(data: bytes, path: Path) -> None:
+    """Refuse a file that is made to keep a decoder busy: a small one can ask for hours."""
+    jpeg = data.startswith(b"\xff\xd8")
+    most, count, notes = MAX_SCANS if jpeg else MAX_CHUNKS, 0, 0
+    for holds_pixels in _jpeg_parts(data) if jpeg else _png_parts(data):
+        count, notes = count + holds_pixels, notes + (not holds_pixels)
+        if count > most:
+            raise ImageError(
+                f"{path} has its pixels in over {most} parts; save it again with common settings"
+            )
+        if notes > MAX_NOTES:
+            raise ImageError(f"{path} has over {MAX_NOTES} parts without pixels; save it without metadata")
+
+
+def _jpeg_parts(data: bytes) -> Iterator[bool]:
+    """For each marker of a JPEG up to its end: whether it begins a scan."""
+    place = 2
+    while (found := _MARKER.search(data, place)) and found[1][0] != _END_OF_IMAGE:
+        yield found[1][0] == _START_OF_SCAN
+        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+
+
+def _png_parts(data: bytes) -> Iterator[bool]:
+    """For each chunk of a PNG, or of nothing if it is none: whether it holds pixels."""
+    place = 8 if data.startswith(b"\x89PNG") else len(data)
+    while place < len(data):
+        yield data[place + 4 : place + 8] == b"IDAT"
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+
+
 def _check_size(height: int, width: int, what: str) -> None:
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise ImageError(f"{what} is {height}x{width}; one side is over {MAX_ASPECT} times the other")
@@ -202,6 +250,13 @@ def _check_frame(picture: Image.Image, data: bytes, path: Path) -> None:
 def prepare(camera: CameraImage, preparation: Preparation) -> NDArray[np.float64]:
     """The canvas of a camera image.
 
+    A checkpoint's own processor lets Pillow round to 8 bits and clip to 0..255 after resizing one axis, and
+    again after the other. Where nothing is clipped, it gives this canvas to within (1 + w) / 2 levels of 255,
+    w being the largest sum of absolute weights of an output pixel along one axis. That is 1 level for box,
+    bilinear and hamming, and at most 1.14 for bicubic and 1.3 for lanczos, whose negative lobes carry the
+    first rounding further. At hard edges close to black or white these two overshoot, by at most (w - 1) / 2
+    of the contrast along each axis. The processor clips that; this canvas keeps it: clipping is not linear.
+
     Returns:
         float64 [3, height, width], about [0, 1] (filters with negative lobes overshoot a little), not yet on
         the lattice.
@@ -210,101 +265,46 @@ def prepare(camera: CameraImage, preparation: Preparation) -> NDArray[np.float64
     canvas = np.empty((3, *preparation.canvas_size))
     for channel, plane in zip(canvas, camera.pixels.transpose(2, 0, 1), strict=True):
         # One channel at a time: a 12-megapixel frame takes 100 MB in float64.
-        np.matmul(rows @ (plane / 255.0), columns.T, out=channel)
+        channel[:] = (columns @ (rows @ (plane / 255.0)).T).T
+    if preparation.pad is not None:
+        # Weights add up to 1, so what the image does not contribute to a canvas pixel is the background's.
+        background = 1 - np.outer(rows.sum(axis=1), columns.sum(axis=1))
+        canvas += np.multiply.outer(preparation.pad, background)
     return canvas
 
 
 @lru_cache(maxsize=8)  # a camera's frames all have one size
 def operator_norm(camera_size: tuple[int, int], preparation: Preparation) -> float:
-    """The largest singular value of the linear map from camera values to canvas values, rounded up.
+    """The largest singular value of the linear part of the map from camera to canvas values, rounded up.
 
-    Both in units where 0..255 is 0..1. The map is a Kronecker product of one matrix per axis, so its norm is
-    the product of theirs.
+    Both in units where 0..255 is 0..1. The linear part is a Kronecker product of one matrix per axis, so its
+    norm is the product of theirs. A padding's background is a constant, which no change of the image moves.
 
     Args:
         camera_size: height and width in pixels.
         preparation: how the canvas is made.
     """
     rows, columns = _matrices(camera_size, preparation)
-    return _spectral_norm(rows) * _spectral_norm(columns) * (1 + 1e-12)
-
-
-def _spectral_norm(matrix: NDArray[np.float64]) -> float:
-    return math.sqrt(float(np.linalg.eigvalsh(matrix @ matrix.T)[-1]))
+    return spectral_norm(rows) * spectral_norm(columns) * (1 + 1e-12)
 
 
 @lru_cache(maxsize=4)
-def _matrices(
-    camera_size: tuple[int, int], preparation: Preparation
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    resized = _resized(camera_size, preparation)
+def _matrices(camera_size: tuple[int, int], preparation: Preparation) -> tuple[csr_array, csr_array]:
+    """The two factors of the linear part: [canvas height, camera height] and [canvas width, camera width]."""
+    padded = camera_size if preparation.pad is None else (max(camera_size),) * 2
+    resized = _resized(padded, preparation)
     rows, columns = (
-        _resize_matrix(old, new, (new - kept) // 2, kept, preparation.filter)
-        for old, new, kept in zip(camera_size, resized, preparation.canvas_size, strict=True)
+        resize_matrix(whole, new, (new - kept) // 2, kept, preparation.filter)[:, start : start + old]
+        for old, whole, new, kept in zip(camera_size, padded, resized, preparation.canvas_size, strict=True)
+        for start in [(whole - old) // 2]
     )
     return rows, columns
 
 
-def _resized(camera_size: tuple[int, int], preparation: Preparation) -> tuple[int, int]:
+def _resized(size: tuple[int, int], preparation: Preparation) -> tuple[int, int]:
     if preparation.exact is not None:
         return preparation.exact
     edge = preparation.shortest_edge or 0
-    height, width = camera_size
+    height, width = size
     # The longer side is rounded down, as in transformers' get_resize_output_image_size.
     return (edge, edge * width // height) if height <= width else (edge * height // width, edge)
-
-
-def _resize_matrix(old: int, new: int, start: int, kept: int, name: Filter) -> NDArray[np.float64]:
-    """Pillow's antialiased resampling of one axis from `old` to `new` pixels, as a matrix.
-
-    Only the rows that the crop keeps are made: [kept, old], beginning with output pixel `start`. The identity
-    where nothing is resized.
-    """
-    if old == new:
-        return np.eye(kept, old, start)
-    kernel, radius = _KERNELS[name]
-    scale = old / new
-    stretch = max(scale, 1.0)
-    centres = (np.arange(start, start + kept) + 0.5) * scale
-    # Pillow takes whole source pixels from floor(centre - support + .5) up to floor(centre + support + .5).
-    first = np.maximum(np.floor(centres - radius * stretch + 0.5), 0)
-    last = np.minimum(np.floor(centres + radius * stretch + 0.5), old)
-    source = np.arange(old)
-    inside = (source >= first[:, None]) & (source < last[:, None])
-    weights = np.where(inside, kernel((source + 0.5 - centres[:, None]) / stretch), 0.0)
-    matrix: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
-    return matrix
-
-
-def _box(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return ((x > -0.5) & (x <= 0.5)).astype(np.float64)
-
-
-def _bilinear(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    triangle: NDArray[np.float64] = np.maximum(1 - np.abs(x), 0)
-    return triangle
-
-
-def _hamming(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(np.abs(x) < 1, np.sinc(x) * (0.54 + 0.46 * np.cos(np.pi * x)), 0)
-
-
-def _bicubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    a = -0.5  # Keys' cubic convolution with the a that Pillow uses
-    x = np.abs(x)
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = (((x - 5) * x + 8) * x - 4) * a
-    return np.where(x < 1, near, np.where(x < 2, far, 0))
-
-
-def _lanczos(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0)
-
-
-_KERNELS = {
-    "box": (_box, 0.5),
-    "bilinear": (_bilinear, 1.0),
-    "hamming": (_hamming, 1.0),
-    "bicubic": (_bicubic, 2.0),
-    "lanczos": (_lanczos, 3.0),
-}

@@ -5,33 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgers_engines.bundle import Dimensions
+from edgers_engines.engine import Array
+from edgers_engines.manifest import Dimensions, Dtype
 
 
 class KVCache:
     """Keys and values of every layer for up to `rows` sequences of up to `length` positions.
 
-    Each array is float32 [rows, kv_heads, length, head_dim]. A batch is always the first rows, so a view of
+    Each array is [rows, kv_heads, length, head_dim]. A batch is always the first rows, so a view of
     them is contiguous and the decoder reads and writes it where it lies. Positions not yet written hold
     whatever was there; the attention mask gives them weight 0, which keeps out every number but NaN and
     infinity. So the cache starts as zeros, and must be cleared after a batch with non-finite values.
     """
 
-    def __init__(self, dimensions: Dimensions, rows: int, length: int) -> None:
+    def __init__(self, dimensions: Dimensions, rows: int, length: int, dtype: Dtype) -> None:
         shape = (rows, dimensions.kv_heads, length, dimensions.head_dim)
-        self._arrays: dict[str, NDArray[np.float32]] = {
-            f"{layer}.{kind}": np.zeros(shape, np.float32)
+        self._arrays: dict[str, Array] = {
+            f"{layer}.{kind}": np.zeros(shape, dtype)
             for layer in range(dimensions.layers)
             for kind in ("key", "value")
         }
 
-    def inputs(self, rows: int) -> dict[str, NDArray[np.float32]]:
+    def inputs(self, rows: int) -> dict[str, Array]:
         """The decoder's `past.*` inputs for the first `rows` sequences."""
         return {f"past.{name}": array[:rows] for name, array in self._arrays.items()}
 
-    def outputs(self, rows: int) -> dict[str, NDArray[np.float32]]:
+    def outputs(self, rows: int) -> dict[str, Array]:
         """The decoder's `present.*` outputs: the same memory as `inputs`."""
         return {f"present.{name}": array[:rows] for name, array in self._arrays.items()}
 

@@ -73,7 +73,11 @@ def raw_integers(seed: int, stream: Stream, index: int, count: int) -> NDArray[n
         uint64 array of shape [count]. NumPy increments the counter before it uses it, so block b of four
         integers is Philox4x64-10 at counter (b + 1, index, stream, 0).
     """
-    return np.random.Philox(key=seed, counter=[0, index, int(stream), 0]).random_raw(count)
+    return _generator(seed, stream, index).random_raw(count)
+
+
+def _generator(seed: int, stream: Stream, index: int) -> np.random.Philox:
+    return np.random.Philox(key=seed, counter=[0, index, int(stream), 0])
 
 
 def noisy_copies(
@@ -102,17 +106,17 @@ def noisy_copies(
         raise InputError(f"noise is written into contiguous float32 arrays, not {out.dtype}")
     scale = check_sigma(sigma) / LATTICE_STEP
     steps = canvas.ravel() / LATTICE_STEP
-    flat = out.reshape(len(out), -1)
-    for row in range(len(out)):
-        raw = raw_integers(seed, stream, first + row, steps.size)
+    quantile = _NormalQuantile(min(_BLOCK, steps.size))
+    for index, row in enumerate(out.reshape(len(out), -1), first):
+        generator = _generator(seed, stream, index)
         for start in range(0, steps.size, _BLOCK):
-            block = slice(start, start + _BLOCK)
-            noise = standard_normal(raw[block])
+            block = steps[start : start + _BLOCK]
+            noise = quantile(generator.random_raw(block.size))
             noise *= scale
             np.rint(noise, out=noise)
-            noise += steps[block]
+            noise += block
             noise *= LATTICE_STEP
-            flat[row, block] = noise
+            row[start : start + _BLOCK] = noise
 
 
 def standard_normal(raw: NDArray[np.uint64]) -> NDArray[np.float64]:
@@ -124,42 +128,77 @@ def standard_normal(raw: NDArray[np.uint64]) -> NDArray[np.float64]:
     Returns:
         float64, shape [n]; odd in the signed integer, |z| <= 9.2.
     """
-    signed = raw.view(np.int64)
-    q = signed.astype(np.float64)
-    q += 0.5
-    q *= 2.0**-64
-    r = 0.180625 - q * q
-    z = _ratio(r, _CENTRAL)
-    z *= q
-    tail = np.flatnonzero(np.abs(q) > 0.425)
-    z[tail] = _tail(signed[tail])
-    return z
+    return _NormalQuantile(raw.size)(raw)
+
+
+class _NormalQuantile:
+    """AS 241 for at most `size` values at a time, in memory that is allocated once.
+
+    Temporaries of this size go back to the operating system and are fresh pages in the next call: that took
+    longer than the arithmetic.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._arrays = tuple(np.empty(size) for _ in range(4))
+        self._in_tail = np.empty(size, np.bool_)
+
+    def __call__(self, raw: NDArray[np.uint64]) -> NDArray[np.float64]:
+        """See `standard_normal`; the result is this object's memory, which the next call overwrites."""
+        signed = raw.view(np.int64)
+        q, r, z, denominator = (array[: raw.size] for array in self._arrays)
+        q[:] = signed
+        q += 0.5
+        q *= 2.0**-64
+        np.multiply(q, q, out=r)
+        np.subtract(0.180625, r, out=r)
+        _ratio(r, _CENTRAL, z, denominator)
+        z *= q
+        np.abs(q, out=q)
+        tail = np.flatnonzero(np.greater(q, 0.425, out=self._in_tail[: raw.size]))
+        z[tail] = _tail(signed[tail])
+        return z
 
 
 def _tail(signed: NDArray[np.int64]) -> NDArray[np.float64]:
-    # ~k = -k - 1, so both signs share one exact integer distance to the nearer end of the range.
-    distance = np.where(signed < 0, signed, ~signed) ^ np.int64(-(2**63))
-    p = (distance.astype(np.float64) + 0.5) * 2.0**-64
-    r = np.sqrt(-np.log(p))
-    z = np.where(r <= 5.0, _ratio(r - 1.6, _MIDDLE), _ratio(r - 5.0, _FAR))
-    return np.copysign(z, signed)
+    # k ^ (k >> 63) is k or -k - 1, whichever is not negative: both signs share one exact integer distance to
+    # the nearer end of the range.
+    distance = signed ^ (signed >> 63) ^ np.int64(2**63 - 1)
+    r = distance.astype(np.float64)
+    r += 0.5
+    r *= 2.0**-64
+    np.log(r, out=r)
+    np.negative(r, out=r)
+    np.sqrt(r, out=r)
+    z, denominator = np.empty(r.size), np.empty(r.size)
+    far = np.flatnonzero(r > 5.0)  # one value in 36 billion: nearly always none
+    beyond = r[far] - 5.0
+    r -= 1.6
+    _ratio(r, _MIDDLE, z, denominator)
+    if far.size:
+        z[far] = _ratio(beyond, _FAR, np.empty_like(beyond), np.empty_like(beyond))
+    np.copysign(z, signed, out=z)
+    return z
 
 
 def _ratio(
-    r: NDArray[np.float64], coefficients: tuple[tuple[float, ...], tuple[float, ...]]
+    r: NDArray[np.float64],
+    coefficients: tuple[tuple[float, ...], tuple[float, ...]],
+    numerator: NDArray[np.float64],
+    denominator: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    numerator, denominator = (_horner(r, c) for c in coefficients)
+    """Write the ratio of two polynomials of r into `numerator`, and the second one into `denominator`."""
+    _horner(r, coefficients[0], numerator)
+    _horner(r, coefficients[1], denominator)
     numerator /= denominator
     return numerator
 
 
-def _horner(r: NDArray[np.float64], coefficients: tuple[float, ...]) -> NDArray[np.float64]:
-    value: NDArray[np.float64] = r * coefficients[-1]
+def _horner(r: NDArray[np.float64], coefficients: tuple[float, ...], value: NDArray[np.float64]) -> None:
+    np.multiply(r, coefficients[-1], out=value)
     for c in coefficients[-2:0:-1]:
         value += c
         value *= r
     value += coefficients[0]
-    return value
 
 
 def total_variation_bound(values: int, sigma: float) -> float:

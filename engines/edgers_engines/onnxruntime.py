@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
-from edgers_engines.bundle import Graph
 from edgers_engines.engine import Array, Backend, Engine, EngineRecord
 from edgers_engines.errors import BackendError, InputError
+from edgers_engines.manifest import Graph, Precision
 
+# Since 1.29 ONNX Runtime reports its use to its maker over the network unless this is set before it is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 try:
     import onnxruntime as ort
 except ImportError as error:
@@ -19,6 +22,9 @@ except ImportError as error:
         f"ONNX Runtime cannot be imported ({error}): install edgers[cpu], or edgers[gpu] for CUDA, "
         "on Python 3.11 or later"
     ) from None
+
+# How ONNX Runtime and CUDA say so; there is no exception of its own for it.
+_OUT_OF_MEMORY = re.compile(r"bad_alloc|[Ff]ailed to allocate memory|out of memory|ALLOC_FAILED")
 
 OLDEST = (1, 25)  # the first with opset 24's TensorScatter
 if tuple(map(int, ort.__version__.split(".")[:2])) < OLDEST:
@@ -54,19 +60,18 @@ class OnnxRuntimeBackend(Backend):
                 "install edgers[gpu] in place of edgers[cpu], or use --device cpu"
             )
 
-    def load(self, content: bytes, graph: Graph) -> Engine:
+    def load(self, content: bytes, graph: Graph, weights: Path) -> Engine:
         """Load one graph; see `Backend.load`."""
-        return OnnxRuntimeEngine(self._session(content, graph.file), graph)
+        return OnnxRuntimeEngine(self._session(content, graph.file, weights), graph)
 
-    @property
-    def record(self) -> EngineRecord:
-        """What runs, for the certificate."""
+    def record(self, precision: Precision) -> EngineRecord:
+        """What runs graphs of this precision, for the certificate."""
         return EngineRecord(
             backend="onnxruntime",
             version=ort.__version__,
             device=self._device,
             provider=self._provider,
-            precision="fp32",
+            precision=precision,
         )
 
     @property
@@ -74,15 +79,21 @@ class OnnxRuntimeBackend(Backend):
         """Threads of each session's pool."""
         return self._threads
 
-    def _session(self, content: bytes, name: str) -> ort.InferenceSession:
+    def _session_options(self, weights: Path) -> ort.SessionOptions:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
-        # A graph is whole in its bytes; weights that it asks for from files beside it must not be found.
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+        # An arena keeps all it ever held: after a batch that was too large, nothing would be left for a smaller.
+        options.enable_cpu_mem_arena = False
+        options.log_severity_level = 4  # errors come as exceptions; a second copy on stderr is one too many
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
         if self._provider != "CPUExecutionProvider":
             # Without this, nodes the provider lacks would quietly run on the CPU.
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        return options
+
+    def _session(self, content: bytes, name: str, weights: Path) -> ort.InferenceSession:
+        options = self._session_options(weights)
         try:
             session = ort.InferenceSession(content, options, providers=[(self._provider, self._options)])
         except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no base class but Exception
@@ -116,7 +127,9 @@ class OnnxRuntimeEngine(Engine):
             binding.bind_ortvalue_output(name, _value(array))
         try:
             self._session.run_with_iobinding(binding)
-        except Exception as error:  # noqa: BLE001  as above
+        except Exception as error:
+            if _OUT_OF_MEMORY.search(str(error)):
+                raise MemoryError(f"ONNX Runtime in {self.graph.file}: {_line(error)}") from None
             raise BackendError(f"ONNX Runtime failed in {self.graph.file}: {_line(error)}") from None
 
 

@@ -83,8 +83,10 @@ def check_text(what: str, text: str) -> str:
     """Return the text when a tokenizer can encode it.
 
     Raises:
-        InputError: it is blank, longer than 20,000 characters, or holds lone surrogates.
+        InputError: it is no text, blank, longer than 20,000 characters, or holds lone surrogates.
     """
+    if not isinstance(text, str):
+        raise InputError(f"{what} is a text; this is of type {type(text).__name__}")
     if not text.strip():
         raise InputError(f"{what} is empty")
     if len(text) > MAX_PROMPT_CHARACTERS:

@@ -7,6 +7,7 @@ answer is a function of that row alone, and rows that are finished leave the bat
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,8 +19,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgers_engines import self_test
 from edgers_engines.bundle import Bundle
-from edgers_engines.engine import Backend, open_backend
+from edgers_engines.engine import Array, Backend, open_backend
 from edgers_engines.errors import InputError
 from edgers_engines.kv_cache import KVCache
 from edgers_engines.prompt import PromptEncoder
@@ -64,25 +66,82 @@ class VisionLanguageModel:
         backend: where to run; ONNX Runtime on the CPU with all cores unless given.
 
     Raises:
-        BackendError: a graph cannot be loaded there.
-        BundleError: the tokenizer is broken.
+        BackendError: a graph cannot be loaded there, or gives other numbers than the bundle's self-test has.
+        BundleError: the tokenizer is broken, the self-test cannot be asked, or the weights changed since the
+            bundle was loaded.
     """
 
     def __init__(self, bundle: Bundle, backend: Backend | None = None) -> None:
         self.bundle = bundle
         self.backend = backend or open_backend()
         self.prompts = PromptEncoder(bundle)
-        graphs = bundle.manifest.graphs
-        self.vision, self.embed, self.decoder = (
-            self.backend.load(bundle.read(graph.file), graph)
-            for graph in (graphs.vision, graphs.embed, graphs.decoder)
-        )
+        with bundle.weights() as weights:
+            self.vision, self.embed, self.decoder = (
+                self.backend.load(bundle.read(graph.file), graph, weights)
+                for _, graph in bundle.manifest.graphs.named()
+            )
+        self_test.check(self)
 
-    def embeddings(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Embeddings of token ids: float32 [len(tokens), hidden]."""
-        out: NDArray[np.float32] = np.empty((len(tokens), self.bundle.manifest.dimensions.hidden), np.float32)
-        self.embed.run({"input_ids": np.array([tokens], np.int64)}, {"embeddings": out[None]})
+    def check_memory(self, rows: int, length: int) -> None:
+        """Refuse what this machine cannot hold, before the system kills the process for it.
+
+        Args:
+            rows: sequences that are answered at once.
+            length: positions of each.
+
+        Raises:
+            InputError: cache, features, embeddings and logits exceed the physical memory.
+        """
+        manifest = self.bundle.manifest
+        sizes, item = manifest.dimensions, np.dtype(manifest.activations).itemsize
+        cache = 2 * sizes.layers * sizes.kv_heads * sizes.head_dim * length
+        needed = rows * (item * (cache + (sizes.image_tokens + length) * sizes.hidden) + 4 * sizes.vocabulary)
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > there:
+            raise InputError(
+                f"{rows} rows of {length} positions need {needed / 2**30:.3g} GiB, and this machine has "
+                f"{there / 2**30:.3g}: use a smaller batch size, or a bundle of a smaller model"
+            )
+
+    def encode(self, canvases: NDArray[np.float32]) -> Array:
+        """Image features of canvases: [rows, image_tokens, hidden], in the bundle's activation type."""
+        manifest = self.bundle.manifest
+        sizes = manifest.dimensions
+        features = np.empty((len(canvases), sizes.image_tokens, sizes.hidden), manifest.activations)
+        self.vision.run({"canvas": canvases}, {"features": features})
+        return features
+
+    def embeddings(self, tokens: Sequence[int]) -> Array:
+        """Embeddings of token ids: [len(tokens), hidden], in the bundle's activation type."""
+        manifest = self.bundle.manifest
+        out: Array = np.empty((len(tokens), manifest.dimensions.hidden), manifest.activations)
+        if tokens:
+            self.embed.run({"input_ids": np.array([tokens], np.int64)}, {"embeddings": out[None]})
         return out
+
+    def decode(
+        self, embeddings: Array, position: int, length: int, cache: KVCache, logits: NDArray[np.float32]
+    ) -> None:
+        """One pass of the decoder: each new position sees those before it and itself.
+
+        Args:
+            embeddings: [rows, new, hidden].
+            position: where the first of the new positions is.
+            length: positions that the cache has.
+            cache: read, and written at the new positions.
+            logits: float32 [rows, vocabulary], of the last position; overwritten.
+        """
+        rows, new, _ = embeddings.shape
+        visible = np.arange(length) <= position + np.arange(new)[:, None]
+        self.decoder.run(
+            {
+                "embeddings": embeddings,
+                "write_index": np.full(rows, position, np.int64),
+                "mask": np.broadcast_to(visible, (rows, 1, *visible.shape)).copy(),
+                **cache.inputs(rows),
+            },
+            {"logits": logits, **cache.outputs(rows)},
+        )
 
 
 class Question:
@@ -97,7 +156,8 @@ class Question:
         max_new_tokens: the bundle's unless given.
 
     Raises:
-        InputError: the prompt is empty or leaves no room for an answer, or rows is below 1.
+        InputError: the prompt is empty or leaves no room for an answer, or rows is below 1 or needs more
+            memory than there is.
     """
 
     def __init__(
@@ -128,17 +188,19 @@ class Question:
                 f"the prompt needs {self._prefix_length + block} positions and the answer up to "
                 f"{self.max_new_tokens}; the model has {dimensions.max_length}: shorten the prompt"
             )
+        model.check_memory(rows, self._length)
         self.rows = rows
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._model, self._constraint = model, constraint
         self._tolerance = manifest.decoding.margin_tolerance if guard else None
         self._end = manifest.decoding.end_tokens
-        self._features = np.empty((rows, dimensions.image_tokens, dimensions.hidden), np.float32)
-        self._block = np.empty((rows, block, dimensions.hidden), np.float32)
+        dtype = manifest.activations
+        self._features = np.empty((rows, dimensions.image_tokens, dimensions.hidden), dtype)
+        self._block = np.empty((rows, block, dimensions.hidden), dtype)
         self._block[:, dimensions.image_tokens :] = model.embeddings(suffix)
-        self._token = np.empty((rows, 1, dimensions.hidden), np.float32)
+        self._token = np.empty((rows, 1, dimensions.hidden), dtype)
         self._logits = np.empty((rows, dimensions.vocabulary), np.float32)
-        self._cache = KVCache(dimensions, rows, self._length)
+        self._cache = KVCache(dimensions, rows, self._length, dtype)
         self._share_prefix()
 
     def answers(self, canvases: NDArray[np.float32]) -> list[Answer]:
@@ -184,19 +246,9 @@ class Question:
             self._model.vision.run({"canvas": canvases}, {"features": features})
             self._block[: len(canvases), : features.shape[1]] = features
 
-    def _decode(self, embeddings: NDArray[np.float32], position: int) -> NDArray[np.float32]:
-        rows, length, _ = embeddings.shape
-        visible = np.arange(self._length) <= position + np.arange(length)[:, None]
-        logits = self._logits[:rows]
-        self._model.decoder.run(
-            {
-                "embeddings": embeddings,
-                "write_index": np.full(rows, position, np.int64),
-                "mask": np.broadcast_to(visible, (rows, 1, *visible.shape)).copy(),
-                **self._cache.inputs(rows),
-            },
-            {"logits": logits, **self._cache.outputs(rows)},
-        )
+    def _decode(self, embeddings: Array, position: int) -> NDArray[np.float32]:
+        logits = self._logits[: len(embeddings)]
+        self._model.decode(embeddings, position, self._length, self._cache, logits)
         return logits
 
     def _step(self, tokens: list[int], position: int) -> NDArray[np.float32]:

@@ -18,6 +18,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 _NAME = "edgers_cached"
+_FLOAT32 = 1  # onnx.TensorProto.FLOAT: half precision sums too coarsely over a long text
 
 
 @dataclass
@@ -77,7 +78,7 @@ def _attention(  # noqa: PLR0917  transformers' signature
     out = torch.onnx.ops.symbolic(
         "Attention",
         (query, keys, values, _trace.mask),
-        {"scale": float(scaling)},
+        {"scale": float(scaling), "softmax_precision": _FLOAT32},
         dtype=query.dtype,
         shape=query.shape,
         version=24,

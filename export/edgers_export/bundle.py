@@ -3,69 +3,83 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 import torch
 import transformers
 from msgspec.structs import replace
 
-from edgers_engines.bundle import (
-    MANIFEST,
+from edgers_engines import self_test
+from edgers_engines.atomic import check_new, new_folder
+from edgers_engines.bundle import MANIFEST, Bundle
+from edgers_engines.manifest import (
     SCHEMA_VERSION,
-    Bundle,
     Decoding,
     File,
     Graphs,
     Manifest,
     Parity,
+    Precision,
     Provenance,
     Rules,
 )
-from edgers_engines.noise import Stream, noisy_copies, to_lattice
 from edgers_engines.records import dump
 from edgers_engines.version import __version__
 from edgers_engines.vlm import VisionLanguageModel
+from edgers_export import checkpoint
+from edgers_export.checkpoint import Checkpoint
 from edgers_export.errors import ExportError
-from edgers_export.llava import Vision, dimensions, write_graphs
-from edgers_export.parity import compare, reference
-from edgers_export.processor import read_normalisation, read_preparation, read_template
+from edgers_export.llava import Vision, dimensions, longest, write_graphs
+from edgers_export.onnx import WEIGHTS, GraphWriter
+from edgers_export.parity import Reference, compare, reference
+from edgers_export.processor import read_normalisation, read_preparation
+from edgers_export.template import prompt_ids, read_template, read_tokenizer
 
+OPSET = 24  # the first with TensorScatter and with Attention over a cache written in place
 # A token is trusted when its lead exceeds this multiple of the largest logit difference that was measured
 # between two implementations: then no rounding of that size, on either of two tokens, can change the choice.
 MARGIN_FACTOR = 4.0
+# Half precision may decide a near tie otherwise; the margin tolerance that follows is as wide.
+LEAST_EQUAL: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.95}
 TOKENIZER = "tokenizer.json"
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
-_PARITY_ROWS, _PARITY_STEPS, _PARITY_SIGMA = 8, 16, 0.25
+_PARITY_ROWS, _PARITY_STEPS = 8, 16
 _PARITY_PROMPT = "What should the robot do?"
+_UNMEASURED = Parity(
+    tokens=1, equal_tokens=0, largest_logit_difference=math.inf, largest_feature_difference=math.inf
+)
 
 Progress = Callable[[str], None]
 
 
 def export_bundle(
-    checkpoint: Path,
+    folder: Path,
     out: Path,
     *,
     name: str | None = None,
     licence: str = "unknown",
     oracles: tuple[Rules, ...] = (),
+    precision: Precision = "fp32",
+    opset: int = OPSET,
+    max_length: int | None = None,
     max_new_tokens: int = 32,
     progress: Progress = lambda _stage: None,
 ) -> Bundle:
-    """Export a local `LlavaForConditionalGeneration` checkpoint in float32.
+    """Export a local `LlavaForConditionalGeneration` checkpoint.
 
     Args:
-        checkpoint: Hugging Face directory with safetensors, config, tokenizer and processor.
+        folder: Hugging Face directory with safetensors, config, tokenizer and processor.
         out: directory to make; it appears only when everything in it is complete.
         name: the bundle's name; the checkpoint folder's unless given.
         licence: the weights' licence, for the manifest.
         oracles: rule oracles to carry.
+        precision: of weights and activations; canvas and logits are float32 in both.
+        opset: of the graphs.
+        max_length: positions for prompt, image and answer; all the decoder has unless given.
         max_new_tokens: where free answers end at the latest.
         progress: called with the name of each stage before it starts.
 
@@ -73,85 +87,117 @@ def export_bundle(
         The bundle, loaded back from `out`.
 
     Raises:
+        InputError: `out` is there already.
         ExportError: the checkpoint lacks something, or the graphs do not answer as PyTorch does.
     """
-    if out.exists():
-        raise ExportError(f"{out} is there already: remove it or choose another --out")
-    progress("load")
-    model, processor = _load(checkpoint)
     out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        normalisation = read_normalisation(processor.image_processor)
-        preparation = read_preparation(processor.image_processor)
-        prompt = read_template(processor, model.config.image_token_id)
-        canvas_size = preparation.canvas_size
-        graphs = write_graphs(
-            model, scratch, canvas_size=canvas_size, normalisation=normalisation, progress=progress
-        )
-        processor.tokenizer.backend_tokenizer.save(str(scratch / TOKENIZER))
-        manifest = Manifest(
-            schema_version=SCHEMA_VERSION,
+    check_new(out)
+    with new_folder(out) as scratch:
+        manifest, want = _write(
+            folder,
+            scratch,
             name=name or _NOT_IN_A_NAME.sub("-", out.name).strip("-._") or "bundle",
-            family="llava",
             licence=licence,
-            precision="fp32",
-            provenance=_provenance(checkpoint),
-            preparation=preparation,
-            prompt=prompt,
-            decoding=Decoding(
-                end_tokens=_end_tokens(model), max_new_tokens=max_new_tokens, margin_tolerance=0.0
-            ),
-            dimensions=dimensions(model, image_tokens=_image_tokens(graphs)),
-            graphs=graphs,
-            tokenizer=TOKENIZER,
             oracles=oracles,
-            parity=Parity(
-                tokens=1, equal_tokens=0, largest_logit_difference=0.0, largest_feature_difference=0.0
-            ),
-            files=_files(scratch),
+            precision=precision,
+            opset=opset,
+            max_length=max_length,
+            max_new_tokens=max_new_tokens,
+            progress=progress,
         )
-        progress("parity")
-        parity = _parity(scratch, manifest, model, Vision(model, normalisation))
-        tolerance = MARGIN_FACTOR * parity.largest_logit_difference
-        manifest = replace(
-            manifest, parity=parity, decoding=replace(manifest.decoding, margin_tolerance=tolerance)
+        progress("compare with PyTorch")
+        (scratch / MANIFEST).write_bytes(dump(_measured(scratch, manifest, want)))
+        bundle = Bundle.load(scratch)  # what a device would refuse must not be published
+    bundle.path = out
+    return bundle
+
+
+def _write(
+    folder: Path,
+    scratch: Path,
+    *,
+    name: str,
+    licence: str,
+    oracles: tuple[Rules, ...],
+    precision: Precision,
+    opset: int,
+    max_length: int | None,
+    max_new_tokens: int,
+    progress: Progress,
+) -> tuple[Manifest, Reference]:
+    """Write everything but the manifest; the checkpoint's weights live no longer than this call."""
+    progress("load")
+    source = checkpoint.load(folder)
+    model, processor = source.model, source.processor
+    positions = longest(model.config, max_length)
+    normalisation = read_normalisation(processor.image_processor)
+    preparation = read_preparation(processor.image_processor)
+    tokenizer = read_tokenizer(processor)
+    template = read_template(processor, tokenizer, model.config.image_token_id)
+    progress("ask PyTorch")
+    vision = Vision(model, normalisation)
+    want = reference(
+        model,
+        vision,
+        prompt_ids(tokenizer, template, _PARITY_PROMPT),
+        _PARITY_PROMPT,
+        canvases=self_test.canvases(preparation.canvas_size, _PARITY_ROWS),
+        steps=_PARITY_STEPS,
+    )
+    if precision == "fp16":
+        model.half()
+    with GraphWriter(scratch, opset) as writer:
+        graphs = write_graphs(
+            model,
+            writer,
+            canvas_size=preparation.canvas_size,
+            normalisation=normalisation,
+            progress=progress,
         )
-        (scratch / MANIFEST).write_bytes(dump(manifest))
-        Bundle.load(scratch)  # what a device would refuse must not be published
-        scratch.chmod(0o755)  # mkdtemp made it private
-        scratch.rename(out)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-    return Bundle.load(out)
+    tokenizer.save(str(scratch / TOKENIZER))
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=name,
+        family="llava",
+        licence=licence,
+        precision=precision,
+        opset=opset,
+        provenance=_provenance(source),
+        preparation=preparation,
+        prompt=template,
+        decoding=Decoding(
+            end_tokens=source.end_tokens, max_new_tokens=max_new_tokens, margin_tolerance=math.inf
+        ),
+        dimensions=dimensions(model, _image_tokens(graphs), positions),
+        graphs=graphs,
+        weights=WEIGHTS,
+        tokenizer=TOKENIZER,
+        oracles=oracles,
+        parity=_UNMEASURED,
+        self_test=want.self_test(),
+        files=_files(scratch),
+    )
+    source.release()  # before the bundle is loaded: never two copies of the weights
+    return manifest, want
 
 
-def _load(checkpoint: Path) -> tuple[Any, Any]:
-    if not (checkpoint / "config.json").is_file():
-        raise ExportError(f"{checkpoint} has no config.json: it is not a Hugging Face checkpoint directory")
-    if not list(checkpoint.glob("*.safetensors")):
-        raise ExportError(f"{checkpoint} has no *.safetensors; pickled weights are not read")
-    transformers.logging.set_verbosity_error()  # its advice is for its own callers
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        model = transformers.LlavaForConditionalGeneration.from_pretrained(
-            checkpoint, use_safetensors=True, dtype=torch.float32, **local
-        ).eval()
-        processor = transformers.AutoProcessor.from_pretrained(checkpoint, **local)
-    except Exception as error:  # noqa: BLE001  it raises whatever its parts do, safetensors' own errors too
-        reason = " ".join(str(error).split())[:300]
-        raise ExportError(f"transformers cannot load {checkpoint}: {reason}") from None
-    return model, processor
+def _measured(scratch: Path, manifest: Manifest, want: Reference) -> Manifest:
+    """The manifest with what the graphs, loaded as a device loads them, gave beside PyTorch.
 
-
-def _end_tokens(model: Any) -> tuple[int, ...]:  # noqa: ANN401  transformers is untyped
-    end = model.generation_config.eos_token_id
-    if end is None:
-        end = model.config.text_config.eos_token_id
-    if end is None:
-        raise ExportError("the checkpoint names no end-of-text token (eos_token_id)")
-    return tuple(end) if isinstance(end, list) else (end,)
+    Raises:
+        ExportError: they are not the same model.
+    """
+    parsed = [file for file in manifest.files if file.path != manifest.weights]
+    contents = {file.path: (scratch / file.path).read_bytes() for file in parsed}
+    parity = compare(VisionLanguageModel(Bundle(scratch, manifest, digest="", contents=contents)), want)
+    if parity.equal_tokens < LEAST_EQUAL[manifest.precision] * parity.tokens:
+        raise ExportError(
+            f"the exported graphs gave {parity.equal_tokens} of {parity.tokens} tokens as PyTorch did "
+            f"(largest logit difference {parity.largest_logit_difference:.2g}): they are not the same model"
+        )
+    tolerance = MARGIN_FACTOR * parity.largest_logit_difference
+    decoding = replace(manifest.decoding, margin_tolerance=tolerance)
+    return replace(manifest, parity=parity, decoding=decoding)
 
 
 def _image_tokens(graphs: Graphs) -> int:
@@ -161,15 +207,10 @@ def _image_tokens(graphs: Graphs) -> int:
     return tokens
 
 
-def _provenance(checkpoint: Path) -> Provenance:
-    digest = hashlib.sha256()
-    for shard in sorted(checkpoint.glob("*.safetensors")):
-        with shard.open("rb") as handle:
-            while chunk := handle.read(1 << 20):
-                digest.update(chunk)
+def _provenance(source: Checkpoint) -> Provenance:
     return Provenance(
-        source=checkpoint.name,
-        weights_sha256=digest.hexdigest(),
+        source=source.folder.name,
+        weights_sha256=checkpoint.weights_sha256(source.folder),
         tools={
             "edgers": __version__,
             "torch": str(torch.__version__),
@@ -181,26 +222,13 @@ def _provenance(checkpoint: Path) -> Provenance:
 
 def _files(directory: Path) -> tuple[File, ...]:
     return tuple(
-        File(
-            path=path.name, size=len(content := path.read_bytes()), sha256=hashlib.sha256(content).hexdigest()
-        )
+        File(path=path.name, size=path.stat().st_size, sha256=_sha256(path))
         for path in sorted(directory.iterdir())
     )
 
 
-def _parity(scratch: Path, manifest: Manifest, model: Any, vision: Vision) -> Parity:  # noqa: ANN401
-    contents = {file.path: (scratch / file.path).read_bytes() for file in manifest.files}
-    runtime = VisionLanguageModel(Bundle(scratch, manifest, digest="", contents=contents))
-    height, width = manifest.preparation.canvas_size
-    canvas = to_lattice(np.random.default_rng(0).random((3, height, width)))
-    canvases = np.empty((_PARITY_ROWS, 3, height, width), np.float32)
-    noisy_copies(canvas, _PARITY_SIGMA, seed=0, stream=Stream.SELECTION, first=0, out=canvases)
-    ids = (runtime.prompts.prefix, runtime.prompts.suffix(_PARITY_PROMPT))
-    want = reference(model, vision, ids, _PARITY_PROMPT, canvases=canvases, steps=_PARITY_STEPS)
-    parity = compare(runtime, want)
-    if parity.equal_tokens != parity.tokens:
-        raise ExportError(
-            f"the exported graphs gave {parity.equal_tokens} of {parity.tokens} tokens as PyTorch did "
-            f"(largest logit difference {parity.largest_logit_difference:.2g}): they are not the same model"
-        )
-    return parity
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    for chunk in checkpoint.chunks(path):
+        digest.update(chunk)
+    return digest.hexdigest()

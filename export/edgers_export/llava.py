@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from edgers_engines.bundle import Dimensions, Graph, Graphs
+from edgers_engines.manifest import Dimensions, Graph, Graphs
 from edgers_export import attention
-from edgers_export.onnx import write_graph
+from edgers_export.errors import ExportError
+from edgers_export.lean import lean
+from edgers_export.onnx import GraphWriter
 from edgers_export.processor import Normalisation
 
 Progress = Callable[[str], None]
+
+VISION_TOWERS = ("clip_vision_model", "siglip_vision_model")
+DECODERS = ("llama", "mistral", "qwen2")
+# Their rotation depends on how long the text has become, so a position's key would not stay what it was.
+_MOVING_ROTATIONS = ("dynamic", "longrope")
 
 
 class Vision(nn.Module):
@@ -27,16 +33,19 @@ class Vision(nn.Module):
     def __init__(self, model: Any, normalisation: Normalisation) -> None:  # noqa: ANN401  transformers is untyped
         super().__init__()
         self.tower, self.projector = model.model.vision_tower, model.model.multi_modal_projector
-        self.layer = model.config.vision_feature_layer
+        layers = model.config.vision_feature_layer
+        self.layers = [layers] if isinstance(layers, int) else list(layers)
         self.drop_class_token = model.config.vision_feature_select_strategy == "default"
         self.register_buffer("mean", torch.tensor(normalisation.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(normalisation.std).view(1, 3, 1, 1))
 
     def forward(self, canvas: Tensor) -> Tensor:
-        """Normalise, run the vision tower, take the features of one layer, project them."""
-        states = self.tower((canvas - self.mean) / self.std, output_hidden_states=True).hidden_states
-        features = states[self.layer]
-        projected: Tensor = self.projector(features[:, 1:] if self.drop_class_token else features)
+        """Normalise in float32, run the vision tower, take the features of its layers, project them."""
+        pixels = ((canvas - self.mean.float()) / self.std.float()).to(self.tower.dtype)
+        states = self.tower(pixels, output_hidden_states=True).hidden_states
+        chosen = [states[layer] for layer in self.layers]
+        features = torch.cat([state[:, 1:] if self.drop_class_token else state for state in chosen], dim=-1)
+        projected: Tensor = self.projector(features)
         return projected
 
 
@@ -67,10 +76,48 @@ class Decoder(nn.Module):
             hidden = self.language_model(
                 inputs_embeds=embeddings, position_ids=positions, use_cache=False, attention_mask=None
             ).last_hidden_state
-        return self.head(hidden[:, -1]), *(trace.present[i] for i in range(len(past)))
+        return self.head(hidden[:, -1]).float(), *(trace.present[i] for i in range(len(past)))
 
 
-def dimensions(model: Any, image_tokens: int) -> Dimensions:  # noqa: ANN401  transformers is untyped
+def check_config(config: Any) -> None:  # noqa: ANN401  transformers is untyped
+    """Refuse what the graphs cannot express.
+
+    Raises:
+        ExportError: another vision tower or decoder, or positions that are rotated by the text's length.
+    """
+    for part, known in ((config.vision_config, VISION_TOWERS), (config.text_config, DECODERS)):
+        if part.model_type not in known:
+            raise ExportError(f"the checkpoint has a {part.model_type}; {', '.join(known)} can be exported")
+    scaling = getattr(config.text_config, "rope_scaling", None) or {}
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if kind in _MOVING_ROTATIONS:
+        raise ExportError(f"the decoder rotates positions by {kind!r}, which changes with the text's length")
+
+
+def longest(config: Any, wanted: int | None) -> int:  # noqa: ANN401  transformers is untyped
+    """Positions that the bundle will have: the most the decoder has, or fewer when asked for.
+
+    Within a sliding window no position is out of sight, so there attention is plainly causal; a bundle ends
+    where the window does.
+
+    Args:
+        config: the checkpoint's.
+        wanted: positions that were asked for, if any.
+
+    Raises:
+        ExportError: more are wanted than the decoder has.
+    """
+    text = config.text_config
+    most: int = text.max_position_embeddings
+    sliding = getattr(text, "sliding_window", None)
+    if sliding and (text.model_type != "qwen2" or text.use_sliding_window):
+        most = min(most, sliding)
+    if wanted is not None and not 1 <= wanted <= most:
+        raise ExportError(f"--max-length is {wanted}; this decoder has between 1 and {most} positions")
+    return wanted or most
+
+
+def dimensions(model: Any, image_tokens: int, max_length: int) -> Dimensions:  # noqa: ANN401  transformers is untyped
     """The sizes the runtime allocates by, from a loaded checkpoint."""
     text = model.config.text_config
     return Dimensions(
@@ -80,13 +127,13 @@ def dimensions(model: Any, image_tokens: int) -> Dimensions:  # noqa: ANN401  tr
         layers=text.num_hidden_layers,
         kv_heads=text.num_key_value_heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-        max_length=text.max_position_embeddings,
+        max_length=max_length,
     )
 
 
 def write_graphs(
     model: Any,  # noqa: ANN401  transformers is untyped
-    directory: Path,
+    writer: GraphWriter,
     *,
     canvas_size: tuple[int, int],
     normalisation: Normalisation,
@@ -95,50 +142,51 @@ def write_graphs(
     """Write vision.onnx, embed.onnx and decoder.onnx.
 
     Args:
-        model: `LlavaForConditionalGeneration` in float32.
-        directory: where to write.
+        model: `LlavaForConditionalGeneration` in float32 or float16.
+        writer: where to write.
         canvas_size: height and width that the vision tower takes.
         normalisation: the checkpoint's mean and standard deviation.
         progress: called with the name of each graph before it is traced.
     """
     batch, seq = Dim("batch"), Dim("seq")
     progress("vision")
-    vision = write_graph(
+    vision = writer.write(
         Vision(model, normalisation),
-        directory / "vision.onnx",
+        "vision.onnx",
         example=(torch.rand(2, 3, *canvas_size),),
         dynamic_shapes=({0: batch},),
         inputs=["canvas"],
         outputs=["features"],
     )
     progress("embed")
-    embed = write_graph(
+    embed = writer.write(
         Embed(model),
-        directory / "embed.onnx",
+        "embed.onnx",
         example=(torch.zeros(2, 3, dtype=torch.int64),),
         dynamic_shapes=({0: batch, 1: seq},),
         inputs=["input_ids"],
         outputs=["embeddings"],
     )
     progress("decoder")
-    return Graphs(vision=vision, embed=embed, decoder=_write_decoder(model, directory / "decoder.onnx"))
+    return Graphs(vision=vision, embed=embed, decoder=_write_decoder(model, writer))
 
 
-def _write_decoder(model: Any, path: Path) -> Graph:  # noqa: ANN401  transformers is untyped
-    sizes = dimensions(model, image_tokens=1)
+def _write_decoder(model: Any, writer: GraphWriter) -> Graph:  # noqa: ANN401  transformers is untyped
+    sizes = dimensions(model, image_tokens=1, max_length=1)
     names = [f"{layer}.{kind}" for layer in range(sizes.layers) for kind in ("key", "value")]
     rows, new, length = 2, 3, 16  # all different, or the exporter would take two dimensions for one
     batch, seq, max_len = Dim("batch"), Dim("seq"), Dim("max_len")
+    cache = (rows, sizes.kv_heads, length, sizes.head_dim)
     example = (
-        torch.randn(rows, new, sizes.hidden),
+        torch.randn(rows, new, sizes.hidden, dtype=model.dtype),
         torch.zeros(rows, dtype=torch.int64),
         torch.ones(rows, 1, new, length, dtype=torch.bool),
-        tuple(torch.randn(rows, sizes.kv_heads, length, sizes.head_dim) for _ in names),
+        tuple(torch.randn(cache, dtype=model.dtype) for _ in names),
     )
-    with attention.cached(model.model.language_model):
-        return write_graph(
+    with attention.cached(model.model.language_model), lean(model.model.language_model):
+        return writer.write(
             Decoder(model),
-            path,
+            "decoder.onnx",
             example=example,
             dynamic_shapes=(
                 {0: batch, 1: seq},

@@ -1,73 +1,133 @@
-"""Writes one traced module as an ONNX file: named dimensions, checked, nothing of the machine in it."""
+"""Writes traced modules as ONNX files: named dimensions, large tensors in one file beside them."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+import numpy as np
 import onnx
+import onnx_ir
 import torch
 from msgspec import convert
 
-from edgers_engines.bundle import Graph, Tensor
+from edgers_engines.manifest import Graph, Tensor
 
-OPSET = 24  # the first with TensorScatter and with Attention over a cache written in place
+WEIGHTS = "weights.bin"
+_INLINE_BYTES = 1024  # smaller tensors stay in the graph: shapes and axes that a runtime's optimizer reads
+_ALIGNMENT = 64  # a cache line, and enough for every vector unit
 
-_DTYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64", onnx.TensorProto.BOOL: "bool"}
+_DTYPES = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.INT64: "int64",
+    onnx.TensorProto.BOOL: "bool",
+}
 
 
-def write_graph(
-    module: torch.nn.Module,
-    path: Path,
-    *,
-    example: tuple[Any, ...],
-    dynamic_shapes: tuple[Any, ...],
-    inputs: list[str],
-    outputs: list[str],
-) -> Graph:
-    """Trace a module and write it.
+class GraphWriter:
+    """Writes graphs into one directory; their large tensors go into `WEIGHTS`, each content once.
 
-    Args:
-        module: returns a tensor or a tuple of tensors.
-        path: the file to write.
-        example: positional arguments to trace with; no free dimension may be 1 or equal to another.
-        dynamic_shapes: for each argument, which dimensions are free, by name.
-        inputs: names of the flattened arguments.
-        outputs: names of the flattened results.
-
-    Returns:
-        The graph's record, its signature read back from the file.
+    Tensors are written one at a time, straight from the module's memory, so that no second copy of the
+    weights exists. Use it as a context manager.
     """
-    with _quiet_exporter(), torch.no_grad():
-        torch.onnx.export(
-            module.eval(),
-            example,
-            str(path),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=inputs,
-            output_names=outputs,
-            dynamic_shapes=dynamic_shapes,
-            external_data=False,
-            verbose=False,
+
+    def __init__(self, directory: Path, opset: int) -> None:
+        self._directory, self._opset = directory, opset
+        self._weights = (directory / WEIGHTS).open("xb")
+        self._offsets: dict[bytes, int] = {}
+
+    def __enter__(self) -> GraphWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._weights.close()
+
+    def write(
+        self,
+        module: torch.nn.Module,
+        name: str,
+        *,
+        example: tuple[Any, ...],
+        dynamic_shapes: tuple[Any, ...],
+        inputs: list[str],
+        outputs: list[str],
+    ) -> Graph:
+        """Trace a module and write it.
+
+        Args:
+            module: returns a tensor or a tuple of tensors.
+            name: the file to write.
+            example: positional arguments to trace with; no free dimension may be 1 or equal to another.
+            dynamic_shapes: for each argument, which dimensions are free, by name.
+            inputs: names of the flattened arguments.
+            outputs: names of the flattened results.
+
+        Returns:
+            The graph's record, its signature read back from the file.
+        """
+        with _quiet_exporter(), torch.no_grad():
+            program = torch.onnx.export(
+                module.eval(),
+                example,
+                dynamo=True,
+                opset_version=self._opset,
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_shapes=dynamic_shapes,
+                verbose=False,
+            )
+        if program is None:  # torch's annotation; it is None only for the old exporter
+            raise RuntimeError(f"torch exported nothing for {name}")
+        for value in program.model.graph.initializers.values():
+            value.const_value = self._stored(value.name or "", value.const_value)
+        model = onnx_ir.serde.serialize_model(program.model)
+        _strip(model)
+        path = self._directory / name
+        path.write_bytes(model.SerializeToString())
+        onnx.checker.check_model(path)
+        graph = model.graph
+        return Graph(file=name, inputs=_signature(graph.input), outputs=_signature(graph.output))
+
+    def _stored(self, name: str, tensor: Any) -> Any:  # noqa: ANN401  onnx_ir's tensor protocol
+        """The tensor itself when small, else a reference to its place in the weights file."""
+        if tensor.nbytes < _INLINE_BYTES:
+            return tensor
+        array = np.ascontiguousarray(tensor.numpy())
+        digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.view(np.uint8).reshape(-1).data)
+        offset = self._offsets.get(digest.digest())
+        if offset is None:
+            self._weights.write(b"\0" * (-self._weights.tell() % _ALIGNMENT))
+            offset = self._offsets[digest.digest()] = self._weights.tell()
+            self._weights.write(array.data)
+            self._weights.flush()
+        return onnx_ir.ExternalTensor(
+            WEIGHTS,
+            offset,
+            tensor.nbytes,
+            tensor.dtype,
+            shape=tensor.shape,
+            name=name,
+            base_dir=str(self._directory),
         )
-    model = onnx.load(path)
-    _strip(model)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-    return Graph(file=path.name, inputs=_signature(model.graph.input), outputs=_signature(model.graph.output))
 
 
-def _strip(model: onnx.ModelProto) -> None:
+def _strip(model: Any) -> None:  # noqa: ANN401  protobuf's messages are untyped
     """Drop the exporter's notes for debugging: they hold stack traces with this machine's paths."""
     graph = model.graph
-    for item in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *model.functions):
+    for item in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         item.doc_string = ""
         del item.metadata_props[:]
+    del graph.value_info[:]  # shapes inside the graph: every runtime infers them itself
 
 
 def _signature(values: Sequence[Any]) -> tuple[Tensor, ...]:

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import GenerationConfig
 
-from edgers_engines.bundle import Parity
-from edgers_engines.kv_cache import KVCache
+from edgers_engines.manifest import Expected, Parity, SelfTest
+from edgers_engines.self_test import forced_logits
 from edgers_engines.vlm import VisionLanguageModel
 from edgers_export.llava import Vision
 
-POISON = 1e4  # what unwritten cache positions hold: attention that reads one of them is found out
+_TEST_ROWS, _TEST_STEPS, _TEST_LOGITS = 2, 4, 8  # what a bundle keeps of the reference for its self-test
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,21 @@ class Reference:
     features: NDArray[np.float32]
     tokens: NDArray[np.int64]
     logits: NDArray[np.float32]
+
+    def self_test(self) -> SelfTest:
+        """The part that a bundle carries to the device."""
+        top = np.argsort(-self.logits, axis=-1, kind="stable")[:_TEST_STEPS, :_TEST_ROWS, :_TEST_LOGITS]
+        values = np.take_along_axis(self.logits[:_TEST_STEPS, :_TEST_ROWS], top, -1)
+        return SelfTest(
+            prompt=self.prompt,
+            steps=tuple(
+                tuple(
+                    Expected(tokens=tuple(tokens.tolist()), logits=tuple(logits.tolist()))
+                    for tokens, logits in zip(*rows, strict=True)
+                )
+                for rows in zip(top, values, strict=True)
+            ),
+        )
 
 
 def reference(
@@ -78,44 +93,11 @@ def reference(
 
 def compare(model: VisionLanguageModel, want: Reference) -> Parity:
     """Run the graphs along the reference's tokens, from a poisoned cache, and compare every step."""
-    features = np.empty_like(want.features)
-    model.vision.run({"canvas": want.canvases}, {"features": features})
-    got = _logits(model, features, want)
+    features = model.encode(want.canvases)
+    got = forced_logits(model, features, want.prompt, want.tokens)
     return Parity(
         tokens=want.tokens.size,
         equal_tokens=int((got.argmax(-1) == want.tokens).sum()),
         largest_logit_difference=float(np.abs(got - want.logits).max()),
         largest_feature_difference=float(np.abs(features - want.features).max()),
     )
-
-
-def _logits(
-    model: VisionLanguageModel, features: NDArray[np.float32], want: Reference
-) -> NDArray[np.float32]:
-    steps, rows = want.tokens.shape
-    prefix, suffix = (
-        np.repeat(model.embeddings(ids)[None], rows, 0)
-        for ids in (model.prompts.prefix, model.prompts.suffix(want.prompt))
-    )
-    pieces = [prefix, np.concatenate([features, suffix], 1)]  # prefill in two pieces, as the runtime does
-    pieces += [model.embeddings(tokens.tolist())[:, None] for tokens in want.tokens[:-1]]
-    length = sum(piece.shape[1] for piece in pieces)
-    cache = KVCache(model.bundle.manifest.dimensions, rows, length)
-    for array in cache.inputs(rows).values():
-        array.fill(POISON)
-    logits = np.empty((steps + 1, rows, want.logits.shape[-1]), np.float32)
-    position = 0
-    for step, piece in enumerate(pieces):
-        new = position + np.arange(piece.shape[1])
-        visible = np.arange(length) <= new[:, None]
-        model.decoder.run(
-            {
-                "embeddings": np.ascontiguousarray(piece),
-                "write_index": np.full(rows, position, np.int64),
-                "mask": np.broadcast_to(visible, (rows, 1, *visible.shape)).copy(),
-                **cache.inputs(rows),
-            },
-            {"logits": logits[step], **cache.outputs(rows)},
-        )
-        position += piece.shape[1]
-    return logits[1:]

@@ -1,25 +1,25 @@
-"""What surrounds the weights of a checkpoint: image preparation, normalisation and prompt template.
+"""What a checkpoint does with an image before its weights see it: preparation and normalisation.
 
-All of it is read from the checkpoint's own processor and chat template; nothing is assumed by family.
+All of it is read from the checkpoint's own processor and tried out against it; nothing is assumed by family.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from edgers_engines.bundle import PromptTemplate
-from edgers_engines.image import Filter, Preparation
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgers_engines.image import CameraImage, Preparation, prepare
+from edgers_engines.resampling import Filter
 from edgers_export.errors import ExportError
 
-_PROBES = (
-    "What should the robot do?",
-    "Is  the image harmful?\nAnswer yes or no.",
-    "Où est la porte ? 扉はどこ 🙂",
-    "left",
-    "3.14 apples, please",
-)
-_MARK = "EDGERSPROMPT"
+_STEPS = {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb", "do_center_crop", "do_pad"}
+_PROBE_SIZES = ((240, 320), (331, 180), (224, 224))
+_PROBE_TOLERANCE = 2 / 255  # Pillow's two roundings to 8 bits make up to 1.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,90 +31,131 @@ class Normalisation:
 
 
 def read_preparation(image_processor: Any) -> Preparation:  # noqa: ANN401  transformers is untyped
-    """The resize and crop of a checkpoint's image processor.
+    """The padding, resize and crop of a checkpoint's image processor, tried out against the processor itself.
+
+    What the processor does counts, not its class. Where it would convert an image to RGB makes no difference:
+    a camera image is RGB. How it scales and normalises values is `read_normalisation`'s matter.
 
     Raises:
-        ExportError: a step that a linear preparation of one fixed size does not have.
+        ExportError: it is not one affine map to one fixed size, or does not do what its attributes say.
     """
     p = image_processor
-    if not (p.do_resize and p.do_rescale and abs(p.rescale_factor * 255 - 1) < 1e-6):
-        raise ExportError("the image processor must resize, and rescale by 1/255")
-    if getattr(p, "do_pad", False):
-        raise ExportError("the image processor pads to a square, which this version cannot export")
-    size = dict(p.size)
-    crop = dict(p.crop_size) if p.do_center_crop else None
+    _check_steps(p)
+    size, crop = _size(p, "size"), _size(p, "crop_size") if getattr(p, "do_center_crop", False) else None
+    exact, edge = _pair(size), size.get("shortest_edge")
+    pad = _background(p) if getattr(p, "do_pad", False) else None
+    if pad is not None and edge is not None:
+        exact, edge = (edge, edge), None  # of a square
+    fields = {"exact": exact, "shortest_edge": edge, "crop": crop and _pair(crop), "pad": pad}
     try:
-        return Preparation(
-            exact=(size["height"], size["width"]) if "height" in size else None,
-            shortest_edge=size.get("shortest_edge"),
-            filter=_filter(p.resample),
-            crop=(crop["height"], crop["width"]) if crop else None,
-        )
+        preparation = msgspec.convert({**fields, "filter": _filter(p.resample)}, Preparation)
     except ValueError as error:
         raise ExportError(f"the image processor resizes to {size} and crops to {crop}: {error}") from None
+    for height, width in _PROBE_SIZES:
+        _check_image(p, preparation, height, width)
+    return preparation
 
 
 def read_normalisation(image_processor: Any) -> Normalisation:  # noqa: ANN401  transformers is untyped
-    """Mean and standard deviation, or 0 and 1 where the processor does not normalise."""
-    if not image_processor.do_normalize:
-        return Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    mean, std = (tuple(float(x) for x in v) for v in (image_processor.image_mean, image_processor.image_std))
-    if len(mean) != 3 or len(std) != 3:
-        raise ExportError(f"the image processor normalises {len(mean)} channels; images have 3")
-    return Normalisation((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
+    """What the processor subtracts from canvas values, and then divides them by.
 
-
-def read_template(processor: Any, image_token_id: int) -> PromptTemplate:  # noqa: ANN401  transformers is untyped
-    """The chat template as token ids and text around the image and the prompt.
+    A processor multiplies 0..255 by its rescale factor or by nothing, then normalises or not. All of that is
+    one mean and deviation per channel in units of [0, 1]: 0 and 1 where it rescales by 1/255 and no more.
 
     Raises:
-        ExportError: the template has no place for one image before one prompt, or the pieces do not give the
-            token ids that the checkpoint's own tokenizer gives for the whole.
+        ExportError: no mean and deviation for three channels.
     """
-    tokenizer = processor.tokenizer
-    before, image, rest = _render(processor, _MARK).partition(processor.image_token)
-    text_before, mark, text_after = rest.partition(_MARK)
-    if not (image and mark) or processor.image_token in rest or _MARK in before:
-        raise ExportError("the chat template must put one image before one prompt")
-    cut = min((i for t in tokenizer.all_special_tokens if (i := text_after.find(t)) >= 0), default=None)
-    text_after, special_rest = text_after[:cut], text_after[cut:] if cut is not None else ""
-    after = tuple(tokenizer(special_rest, add_special_tokens=False).input_ids) if special_rest else ()
-    whole = tokenizer(_render(processor, _PROBES[0])).input_ids
-    template = PromptTemplate(
-        before_image=tuple(whole[: whole.index(image_token_id)]),
-        text_before=text_before,
-        text_after=text_after,
-        after=after,
-        answer_prefix="" if (special_rest or text_after)[-1:].isspace() else " ",
+    p = image_processor
+    factor = p.rescale_factor if getattr(p, "do_rescale", False) else 1
+    if not (isinstance(factor, (int, float)) and 0 < factor < math.inf):
+        raise ExportError(f"the image processor rescales by {factor!r}, not by a positive number")
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if getattr(p, "do_normalize", False):
+        mean, std = _per_channel(p, "image_mean"), _per_channel(p, "image_std")
+    if min(std) <= 0:
+        raise ExportError(f"the image processor divides by {std}; a standard deviation is positive")
+    white = 255 * factor
+    return Normalisation(
+        (mean[0] / white, mean[1] / white, mean[2] / white), (std[0] / white, std[1] / white, std[2] / white)
     )
-    for probe in _PROBES:
-        _check_probe(processor, template, image_token_id, probe)
-    return template
 
 
-def _check_probe(processor: Any, template: PromptTemplate, image_token_id: int, probe: str) -> None:  # noqa: ANN401
-    """The runtime encodes the run around the prompt by itself; the whole must come out the same."""
-    tokenizer = processor.tokenizer
-    want = tokenizer(_render(processor, probe)).input_ids
-    run = template.text_before + probe + template.text_after
-    got = [
-        *template.before_image,
-        image_token_id,
-        *tokenizer(run, add_special_tokens=False).input_ids,
-        *template.after,
-    ]
-    if got != want:
+def _check_steps(p: Any) -> None:  # noqa: ANN401
+    if not getattr(p, "do_resize", False):
+        raise ExportError("the image processor must resize: a canvas has one size")
+    if getattr(p, "image_grid_pinpoints", None):
         raise ExportError(
-            f"the prompt {probe!r} gives {want} through the chat template but {got} in pieces: "
-            "this tokenizer joins text across the image"
+            "the image processor cuts an image into tiles; one canvas per image can be exported"
+        )
+    others = [n for n in dir(p) if n.startswith("do_") and getattr(p, n) is True and n not in _STEPS]
+    if others:
+        raise ExportError(f"the image processor has a step that cannot be exported: {', '.join(others)}")
+
+
+def _size(p: Any, name: str) -> dict[str, int]:  # noqa: ANN401
+    """An attribute as transformers reads it: a plain number is a square crop, or the shorter edge."""
+    from transformers.image_processing_utils import get_size_dict
+
+    found = getattr(p, name, None)
+    try:
+        size = dict(get_size_dict(found, default_to_square=name == "crop_size", param_name=name))
+    except ValueError as error:
+        raise ExportError(f"the image processor's {name} is {found!r}: {error}") from None
+    if set(size) != {"height", "width"} and (set(size) != {"shortest_edge"} or name == "crop_size"):
+        raise ExportError(f"the image processor's {name} is {found!r}, which is not one fixed size")
+    return size
+
+
+def _pair(size: dict[str, int]) -> tuple[int, int] | None:
+    return (size["height"], size["width"]) if "height" in size else None
+
+
+def _background(p: Any) -> tuple[float, float, float]:  # noqa: ANN401
+    """What LlavaImageProcessor pads an image to a square with: its mean, as whole levels of 255."""
+    if not hasattr(p, "pad_to_square"):
+        raise ExportError("the image processor pads, but not to a square before it resizes")
+    red, green, blue = (int(mean * 255) / 255 for mean in _per_channel(p, "image_mean"))
+    return red, green, blue
+
+
+def _per_channel(p: Any, name: str) -> tuple[float, float, float]:  # noqa: ANN401
+    found = getattr(p, name, None)
+    numbers = [found] * 3 if isinstance(found, (int, float)) else found
+    if not (isinstance(numbers, (list, tuple)) and len(numbers) == 3 and all(map(_is_finite, numbers))):
+        raise ExportError(f"the image processor's {name} is {found!r}, not a number for each of 3 channels")
+    return float(numbers[0]), float(numbers[1]), float(numbers[2])
+
+
+def _is_finite(number: object) -> bool:
+    return isinstance(number, (int, float)) and math.isfinite(number)
+
+
+def _check_image(p: Any, preparation: Preparation, height: int, width: int) -> None:  # noqa: ANN401
+    """The processor's own output for a smooth image, compared with what a device will compute."""
+    from PIL import Image
+
+    what, pixels = f"a {width}x{height} image", _smooth(height, width)
+    try:
+        values = np.asarray(p(Image.fromarray(pixels), return_tensors="pt").pixel_values)
+    except Exception as error:  # noqa: BLE001  a processor raises whatever its settings bring about
+        raise ExportError(f"the image processor fails on {what}: {type(error).__name__}: {error}") from None
+    canvas = np.clip(prepare(CameraImage(pixels), preparation), 0, 1)
+    expected = (1, *canvas.shape)
+    if values.shape != expected:
+        raise ExportError(f"the image processor makes {values.shape} of {what}, not {expected} as it says")
+    normalisation = read_normalisation(p)
+    mean, std = (np.reshape(v, (3, 1, 1)) for v in (normalisation.mean, normalisation.std))
+    if (worst := np.abs(values[0] * std + mean - canvas).max()) > _PROBE_TOLERANCE:
+        raise ExportError(
+            f"the image processor's values for {what} are {255 * worst:.1f}/255 off what it says it does"
         )
 
 
-def _render(processor: Any, prompt: str) -> str:  # noqa: ANN401  transformers is untyped
-    content = [{"type": "image"}, {"type": "text", "text": prompt}]
-    conversation = [{"role": "user", "content": content}]
-    text: str = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
-    return text
+def _smooth(height: int, width: int) -> NDArray[np.uint8]:
+    """Slow waves, different in each channel and without symmetry, far from where Pillow clips."""
+    x, y = np.meshgrid(np.arange(width) / width, np.arange(height) / height)
+    waves = np.stack([np.cos(9 * x + 4 * y), np.sin(7 * y), np.sin(5 * x - 8 * y)], axis=-1)
+    return (127.5 + 80 * waves).astype(np.uint8)
 
 
 def _filter(resample: int) -> Filter:

@@ -4,6 +4,7 @@ import gc
 import subprocess
 import sys
 import weakref
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,9 +12,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgers_engines import onnxruntime as backend_module
-from edgers_engines.bundle import Graph, Tensor
 from edgers_engines.engine import BACKENDS, Engine, open_backend
 from edgers_engines.errors import BackendError, InputError
+from edgers_engines.manifest import Graph, Tensor
+
+NOWHERE = Path("nowhere")  # the weights of graphs that have none outside
 
 # y = x * scale + w, where w is a constant of the graph.
 SIGNATURE = Graph(
@@ -46,6 +49,18 @@ def adder(*, names=("x", "scale", "y"), operator="Add", domain=""):
     return helper.make_model(graph, opset_imports=domains, ir_version=8).SerializeToString()
 
 
+def projector(location):
+    """The graph above with a matrix in another file: y = (x * scale) @ w."""
+    model = onnx.load_model_from_string(adder(operator="MatMul"))
+    [weights] = model.graph.initializer
+    weights.ClearField("float_data")
+    weights.dims[:] = [4, 4]
+    weights.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", "0"), ("length", "64")):
+        weights.external_data.add(key=key, value=value)
+    return model.SerializeToString()
+
+
 def arrays(batch=2, seq=3):
     x = np.arange(batch * seq * 4, dtype=np.float32).reshape(batch, seq, 4)
     scale = np.full((batch, 1, 4), 2, np.float32)
@@ -70,7 +85,7 @@ def backend():
 
 @pytest.fixture(scope="module")
 def engine(backend):
-    return backend.load(adder(), SIGNATURE)
+    return backend.load(adder(), SIGNATURE, NOWHERE)
 
 
 def read_only(array):
@@ -192,10 +207,10 @@ class TestOpenBackend:
         monkeypatch.setattr(backend_module, "available_providers", lambda: ["CUDAExecutionProvider"])
         monkeypatch.setattr(backend_module.ort, "InferenceSession", OnTheCpu)
         with pytest.raises(BackendError, match=r"CUDAExecutionProvider was asked for.*CPUExecutionProvider"):
-            open_backend(device="cuda:1").load(adder(), SIGNATURE)
+            open_backend(device="cuda:1").load(adder(), SIGNATURE, NOWHERE)
 
     def test_the_record_says_what_runs(self, backend):
-        record = backend.record
+        record = backend.record("fp32")
         assert (record.backend, record.device, record.provider) == (
             "onnxruntime",
             "cpu",
@@ -203,6 +218,7 @@ class TestOpenBackend:
         )
         assert record.version == backend_module.ort.__version__
         assert record.precision == "fp32"
+        assert backend.record("fp16").precision == "fp16"
 
     def test_threads_are_those_asked_for_or_all_this_process_may_use(self, monkeypatch):
         assert open_backend(threads=3).threads == 3
@@ -218,7 +234,7 @@ class TestOpenBackend:
 
         monkeypatch.setattr(backend_module.ort, "InferenceSession", session)
         with pytest.raises(BackendError, match="seen enough"):
-            open_backend(threads=3).load(adder(), SIGNATURE)
+            open_backend(threads=3).load(adder(), SIGNATURE, NOWHERE)
         assert seen == [(3, 1)]
 
 
@@ -236,7 +252,7 @@ class TestLoading:
     )
     def test_a_graph_that_cannot_be_loaded_is_named_in_one_line(self, backend, content):
         with pytest.raises(BackendError, match=r"cannot load adder\.onnx on cpu: ") as caught:
-            backend.load(content, SIGNATURE)
+            backend.load(content, SIGNATURE, NOWHERE)
         assert caught.value.__cause__ is None
         assert caught.value.__suppress_context__
         assert str(caught.value).isprintable()
@@ -251,29 +267,44 @@ class TestLoading:
     )
     def test_a_graph_whose_names_differ_from_the_manifest_is_refused_with_both(self, backend, names):
         with pytest.raises(BackendError, match=r"adder\.onnx has inputs and outputs") as caught:
-            backend.load(adder(names=names), SIGNATURE)
+            backend.load(adder(names=names), SIGNATURE, NOWHERE)
         assert str(list(names)) in str(caught.value)
         assert "['x', 'scale', 'y']" in str(caught.value)
 
+    def test_weights_are_read_from_the_folder_that_is_given(self, backend, tmp_path):
+        np.eye(4, dtype=np.float32).tofile(tmp_path / "weights.bin")
+        engine = backend.load(projector("weights.bin"), SIGNATURE, tmp_path)
+        inputs, outputs = arrays()
+        engine.run(inputs, outputs)
+        np.testing.assert_array_equal(outputs["y"], inputs["x"] * 2)
+
+    def test_weights_may_vanish_once_the_graph_is_loaded(self, backend, tmp_path):
+        np.eye(4, dtype=np.float32).tofile(tmp_path / "weights.bin")
+        engine = backend.load(projector("weights.bin"), SIGNATURE, tmp_path)
+        (tmp_path / "weights.bin").unlink()
+        inputs, outputs = arrays()
+        for _ in range(2):
+            engine.run(inputs, outputs)
+        np.testing.assert_array_equal(outputs["y"], inputs["x"] * 2)
+
     @pytest.mark.parametrize("location", ["weights.bin", "../weights.bin", "absolute"])
-    def test_weights_outside_the_graphs_own_bytes_are_never_read(
+    def test_weights_outside_the_folder_that_is_given_are_never_read(
         self, backend, tmp_path, monkeypatch, location
     ):
         """The bundle's digests do not cover them: another file there would be another model."""
         (tmp_path / "here").mkdir()
+        (tmp_path / "given").mkdir()
         monkeypatch.chdir(tmp_path / "here")
         for folder in (tmp_path, tmp_path / "here"):
             np.eye(4, dtype=np.float32).tofile(folder / "weights.bin")
-        model = onnx.load_model_from_string(adder(operator="MatMul"))
-        [weights] = model.graph.initializer
-        weights.ClearField("float_data")
-        weights.dims[:] = [4, 4]
-        weights.data_location = TensorProto.EXTERNAL
         path = str(tmp_path / "weights.bin") if location == "absolute" else location
-        for key, value in (("location", path), ("offset", "0"), ("length", "64")):
-            weights.external_data.add(key=key, value=value)
         with pytest.raises(BackendError, match=r"adder\.onnx"):
-            backend.load(model.SerializeToString(), SIGNATURE)
+            backend.load(projector(path), SIGNATURE, tmp_path / "given")
+
+    def test_weights_shorter_than_the_graph_says_are_refused(self, backend, tmp_path):
+        (tmp_path / "weights.bin").write_bytes(b"\0" * 63)
+        with pytest.raises(BackendError, match=r"cannot load adder\.onnx"):
+            backend.load(projector("weights.bin"), SIGNATURE, tmp_path)
 
 
 class TestRunning:
@@ -317,7 +348,7 @@ class TestRunning:
             ),
             outputs=(Tensor(name="y", dtype="float32", shape=("batch", "seq", 5)),),
         )
-        engine = backend.load(adder(), wrong)
+        engine = backend.load(adder(), wrong, NOWHERE)
         inputs = {"x": zeros(2, 3, 5), "scale": zeros(2, 1, 5)}
         with pytest.raises(BackendError, match=r"failed in adder\.onnx: ") as caught:
             engine.run(inputs, {"y": zeros(2, 3, 5)})
@@ -330,6 +361,13 @@ APART = "from here on, inputs and outputs are apart"
 SCRIPT = f"""
 import sys
 import numpy as np
+import onnxruntime
+
+class Talkative(onnxruntime.SessionOptions):
+    log_severity_level = property(lambda self: 2, lambda self, level: None)
+
+onnxruntime.SessionOptions = Talkative
+
 from edgers import demo
 from edgers_engines.kv_cache import KVCache
 from edgers_engines.vlm import Question, VisionLanguageModel
@@ -343,7 +381,7 @@ for rows in (3, 2, 3):
 print({APART!r}, file=sys.stderr, flush=True)
 
 dimensions, length = model.bundle.manifest.dimensions, 8
-past, present = KVCache(dimensions, 3, length), KVCache(dimensions, 3, length)
+past, present = KVCache(dimensions, 3, length, "float32"), KVCache(dimensions, 3, length, "float32")
 model.decoder.run(
     {{
         "embeddings": np.zeros((3, 1, dimensions.hidden), np.float32),

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from edgers_engines.bundle import Dimensions
 from edgers_engines.kv_cache import KVCache
+from edgers_engines.manifest import Dimensions
 
 ROWS, LENGTH = 5, 7
 DIMENSIONS = Dimensions(
@@ -16,7 +16,7 @@ NAMES = [f"{layer}.{kind}" for layer in range(3) for kind in ("key", "value")]
 @pytest.fixture
 def cache():
     """A cache in which no two numbers are equal, and none is 0."""
-    cache = KVCache(DIMENSIONS, ROWS, LENGTH)
+    cache = KVCache(DIMENSIONS, ROWS, LENGTH, "float32")
     for number, array in enumerate(cache.inputs(ROWS).values()):
         array[...] = np.arange(1, array.size + 1).reshape(array.shape) + 1000 * number
     return cache
@@ -26,11 +26,12 @@ def contents(cache):
     return {name: array.copy() for name, array in cache.inputs(ROWS).items()}
 
 
-def test_a_new_cache_is_zeros_of_every_layers_keys_and_values():
-    fresh = KVCache(DIMENSIONS, ROWS, LENGTH).inputs(ROWS)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_new_cache_is_zeros_of_every_layers_keys_and_values(dtype):
+    fresh = KVCache(DIMENSIONS, ROWS, LENGTH, dtype).inputs(ROWS)
     assert list(fresh) == [f"past.{name}" for name in NAMES]
     for array in fresh.values():
-        assert (array.shape, array.dtype) == ((ROWS, 2, LENGTH, 6), np.float32)
+        assert (array.shape, array.dtype) == ((ROWS, 2, LENGTH, 6), np.dtype(dtype))
         assert not array.any()
 
 

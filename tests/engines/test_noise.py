@@ -1,6 +1,9 @@
 """The sampler: its integers, its quantile, its statistics, and that its noise adds without rounding."""
 
+import hashlib
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import mpmath
 import numpy as np
@@ -174,6 +177,22 @@ class TestStandardNormal:
                 expected = mpmath.sqrt(2) * mpmath.erfinv(mpmath.mpf(2 * signed + 1) / 2**64)
                 assert abs(z - expected) <= abs(expected) * mpmath.mpf(2) ** -49, integer
 
+    def test_its_centre_is_frozen_to_the_last_bit(self):
+        """There it takes + - x / alone, in a fixed order: the same on every machine, however sped up."""
+        raw = raw_integers(SEED, Stream.CERTIFICATION, 0, 100_000)
+        centre = np.abs(raw.view(np.int64) * 2.0**-64) < 0.425
+        found = standard_normal(raw)[centre].astype("<f8")
+        assert found.size == 84915
+        expected = "29da2a206ae1872d2c48be21dd2205965f1c66e695252eeeea0e15fed42a61b1"
+        assert hashlib.sha256(found.tobytes()).hexdigest() == expected
+
+    def test_a_value_does_not_depend_on_what_is_transformed_beside_it(self):
+        """Alone, or among others of all three branches: to the last bit."""
+        raw = np.array(GRID, np.uint64)
+        alone = [standard_normal(raw[number : number + 1])[0] for number in range(raw.size)]
+        np.testing.assert_array_equal(standard_normal(raw), alone)
+        np.testing.assert_array_equal(standard_normal(raw[::-1].copy()), alone[::-1])
+
     def test_it_is_odd_to_the_last_bit_in_the_tails_and_to_two_roundings_in_the_centre(self):
         """Integer k and its mirror image -1 - k; in the centre k + 1/2 itself is rounded beyond 2^52."""
         raw = np.concatenate([np.array(GRID, np.uint64), raw_integers(7, Stream.SELECTION, 0, 200_000)])
@@ -276,6 +295,17 @@ class TestSamples:
         whole = self.copies(23)
         pieces = [self.copies(min(chunk, 23 - first), first) for first in range(0, 23, chunk)]
         np.testing.assert_array_equal(np.concatenate(pieces), whole)
+
+    def test_two_threads_that_draw_at_once_do_not_disturb_each_other(self):
+        canvas, together = np.zeros(100_000), threading.Barrier(2)
+
+        def draw(first):
+            together.wait(60)
+            return self.copies(10, first, canvas=canvas)
+
+        with ThreadPoolExecutor(2) as threads:
+            pieces = list(threads.map(draw, (0, 10)))
+        np.testing.assert_array_equal(np.concatenate(pieces), self.copies(20, canvas=canvas))
 
     def test_samples_made_in_reverse_order_are_the_same(self):
         backwards = np.concatenate([self.copies(1, first) for first in reversed(range(9))])

@@ -421,6 +421,23 @@ class TestRefused:
         with pytest.raises(InputError, match=f"batch size is {rows}"):
             ask(rows)
 
+    def test_a_batch_that_no_memory_holds(self, ask, monkeypatch):
+        """The system would grant it, and kill the process once it is written to."""
+        monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 256}.__getitem__)
+        ask(1)
+        with pytest.raises(InputError, match=r"64 rows of \d+ positions need .* GiB.*has 0.000977: use a sm"):
+            ask(64)
+
+    @pytest.mark.parametrize(("more", "fits"), [(10**4, True), (-(10**4), False)])
+    def test_what_is_asked_of_the_memory_is_what_is_allocated(self, ask, monkeypatch, more, fits):
+        held = sum(array.nbytes for array in TestMemory.arrays(ask(8, max_new_tokens=1)))
+        monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": held + more}.__getitem__)
+        if fits:
+            ask(8, max_new_tokens=1)
+        else:
+            with pytest.raises(InputError, match="8 rows of"):
+                ask(8, max_new_tokens=1)
+
     @pytest.mark.parametrize("count", [0, 3])
     def test_an_empty_batch_or_one_over_the_size(self, ask, canvases, count):
         with pytest.raises(InputError, match=f"between 1 and 2 canvases; got {count}"):

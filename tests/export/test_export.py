@@ -8,11 +8,15 @@ import shutil
 
 import onnx
 import pytest
+from safetensors.torch import load_file, save_file
 
 from edgers_engines.bundle import Bundle
+from edgers_engines.errors import InputError
 from edgers_export import bundle as exporter
+from edgers_export import llava
 from edgers_export.bundle import export_bundle
 from edgers_export.errors import ExportError
+from tests import checkpoints
 from tests.conftest import CHECKPOINT
 
 
@@ -75,7 +79,53 @@ def test_the_decoder_writes_its_cache_in_standard_operators(demo_export):
         pytest.param(
             lambda c: (c / "model.safetensors").write_bytes(b"\0" * 100), "cannot load", id="broken weights"
         ),
-        pytest.param(lambda c: (c / "tokenizer.json").unlink(), "cannot load", id="no tokenizer"),
+        pytest.param(lambda c: (c / "tokenizer.json").unlink(), "no tokenizer.json", id="no tokenizer"),
+        pytest.param(
+            lambda c: (c / "preprocessor_config.json").unlink(), "no preprocessor_config", id="no processor"
+        ),
+        pytest.param(
+            lambda c: [(c / name).unlink() for name in ("tokenizer.json", "model.safetensors")],
+            "no .*safetensors.* and no tokenizer.json",
+            id="two things",
+        ),
+        pytest.param(
+            lambda c: (c / "config.json").write_text("[1]"), "not a JSON object", id="a list"
+        ),
+        pytest.param(lambda c: (c / "config.json").write_text("{"), "not JSON", id="config cut short"),
+        pytest.param(
+            lambda c: edit(c / "config.json", model_type="llama"), "is a llama checkpoint", id="no LLaVA"
+        ),
+        pytest.param(
+            lambda c: edit(c / "config.json", auto_map={"AutoConfig": "evil.Config"}),
+            "config.json wants code",
+            id="remote code for the model",
+        ),
+        pytest.param(
+            lambda c: edit(c / "preprocessor_config.json", auto_map={"AutoProcessor": "evil.Processor"}),
+            "preprocessor_config.json wants code",
+            id="remote code for the processor",
+        ),
+        pytest.param(
+            lambda c: (c / "model.safetensors.index.json").write_text(
+                json.dumps({"weight_map": {"a": "model.safetensors", "b": "model-00002.safetensors"}})
+            ),
+            "no model-00002.safetensors",
+            id="a shard is missing",
+        ),
+        pytest.param(lambda c: drop(c, "lm_head.weight"), "lack lm_head.weight", id="a tensor is missing"),
+        pytest.param(
+            lambda c: edit_part(c, "vision_config", model_type="siglip2_vision_model"),
+            "siglip2_vision_model; clip_vision_model, siglip",
+            id="unknown tower",
+        ),
+        pytest.param(
+            lambda c: edit_part(c, "text_config", model_type="gemma"), "gemma; llama", id="unknown decoder"
+        ),
+        pytest.param(
+            lambda c: edit_part(c, "text_config", rope_scaling={"rope_type": "dynamic", "factor": 2.0}),
+            "'dynamic', which changes with the text",
+            id="positions that move",
+        ),
         pytest.param(
             lambda c: (c / "chat_template.jinja").write_text("{{ messages[0]['content'][1]['text'] }}"),
             "one image before one prompt",
@@ -103,23 +153,53 @@ def test_a_folder_name_with_blanks_still_makes_a_bundle_that_loads(demo_export):
 
 def test_what_is_there_already_is_not_overwritten(tmp_path):
     (tmp_path / "bundle").mkdir()
-    with pytest.raises(ExportError, match="there already"):
+    with pytest.raises(InputError, match="there already"):
         export_bundle(CHECKPOINT, tmp_path / "bundle")
 
 
 def test_graphs_that_answer_otherwise_than_pytorch_are_refused(tmp_path, monkeypatch):
-    wrong = exporter.Vision.forward
-    monkeypatch.setattr(exporter.Vision, "forward", lambda self, canvas: wrong(self, canvas.flip(-1)))
-    real = exporter._parity
+    right, write = llava.Vision.forward, exporter.write_graphs
 
-    def parity(*arguments):
-        monkeypatch.setattr(exporter.Vision, "forward", wrong)  # the reference sees the image as it is
-        return real(*arguments)
+    def mirrored(*arguments, **options):
+        monkeypatch.setattr(llava.Vision, "forward", lambda self, canvas: right(self, canvas.flip(-1)))
+        return write(*arguments, **options)
 
-    monkeypatch.setattr(exporter, "_parity", parity)
+    monkeypatch.setattr(exporter, "write_graphs", mirrored)
     with pytest.raises(ExportError, match="not the same model"):
         export_bundle(CHECKPOINT, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_bundle_ends_where_it_is_told_to_or_where_the_decoder_does(tmp_path):
+    assert export_bundle(CHECKPOINT, tmp_path / "short", max_length=64).manifest.dimensions.max_length == 64
+    with pytest.raises(ExportError, match="--max-length is 257; this decoder has between 1 and 256"):
+        export_bundle(CHECKPOINT, tmp_path / "long", max_length=257)
+
+
+def test_a_bundle_ends_where_a_sliding_window_does(tmp_path):
+    name = "mistral, sliding window, clip"
+    checkpoint = checkpoints.write(checkpoints.MINIATURES[name], tmp_path / "checkpoint")
+    with pytest.raises(ExportError, match="between 1 and 128 positions"):
+        export_bundle(checkpoint, tmp_path / "bundle", max_length=129)
+
+
+def test_the_newest_opset_that_is_offered_works_too(tmp_path):
+    bundle = export_bundle(CHECKPOINT, tmp_path / "bundle", opset=25)
+    assert bundle.manifest.opset == 25
+    assert bundle.manifest.parity.equal_tokens == bundle.manifest.parity.tokens
+
+
+def edit_part(folder, part, **changes):
+    """Change fields of one part of config.json."""
+    config = json.loads((folder / "config.json").read_text())
+    edit(folder / "config.json", **{part: {**config[part], **changes}})
+
+
+def drop(folder, name):
+    """Take one tensor out of the weights."""
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[f"language_model.{name}"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def edit(path, **changes):

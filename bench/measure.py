@@ -1,0 +1,75 @@
+"""What the benchmarks share: contenders in turns, ratios with an interval, the machine, and stored results."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+CORES = len(os.sched_getaffinity(0))
+
+
+def in_turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every contender in every round; round 0 is a warm-up and not kept.
+
+    All run within each round, in an order that moves on by one, so that what else the machine does hits all.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    names = list(contenders)
+    for number in range(rounds + 1):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            start = time.perf_counter()
+            contenders[name]()
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, float, float]:
+    """Median over rounds of slow / fast, and its 95% bootstrap interval."""
+    each = np.array(slow) / np.array(fast)
+    drawn = np.random.default_rng(0).choice(each, (10_000, len(each)))
+    low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
+    return float(np.median(each)), float(low), float(high)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median, smallest and largest."""
+    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def machine() -> dict[str, Any]:
+    """Date, processor and versions."""
+    from importlib.metadata import version
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    packages = ("edgers", "numpy", "onnxruntime", "torch", "transformers")
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "processor": (models or [platform.processor() or platform.machine()])[0],
+        "cores": CORES,
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def store(name: str, results: Any, tables: str) -> None:  # noqa: ANN401  whatever JSON can hold
+    """Print the tables, and write them beside the raw numbers into `RESULTS`."""
+    facts = machine()
+    heading = ", ".join(f"{key} {value}" for key, value in facts.items())
+    print(tables)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(f"# {name}\n\n{heading}\n\n{tables}\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps({"machine": facts, "results": results}, indent=1) + "\n")

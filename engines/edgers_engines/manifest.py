@@ -1,0 +1,232 @@
+"""What manifest.json says: strict records, one for each thing a device must know before it runs a bundle."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from edgers_engines.image import Preparation
+from edgers_engines.records import Record
+
+SCHEMA_VERSION: Literal[2] = 2
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Count = Annotated[int, Meta(ge=1, le=1 << 40)]
+Size = Annotated[int, Meta(ge=1, le=1 << 20)]  # of one dimension that memory is allocated by
+Token = Annotated[int, Meta(ge=0, lt=1 << 31)]
+Dtype = Literal["float32", "float16", "int64", "bool"]
+Precision = Literal["fp32", "fp16"]
+RESERVED = ("OTHER", "UNDECIDED", "FAILED")  # classes that no oracle may have; see edgers.oracle.base
+ACTIVATIONS: dict[Precision, Dtype] = {"fp32": "float32", "fp16": "float16"}
+Opset = Annotated[int, Meta(ge=24, le=25)]  # 24 is the first with TensorScatter, 25 the last that was tried
+NonNegative = Annotated[float, Meta(ge=0)]
+
+
+class File(Record, frozen=True, kw_only=True):
+    """One file of the bundle besides the manifest."""
+
+    path: Name
+    size: Count
+    sha256: Sha256
+
+
+class Tensor(Record, frozen=True, kw_only=True):
+    """One input or output of a graph; a dimension is a number or the name of a free one."""
+
+    name: str
+    dtype: Dtype
+    shape: tuple[Count | Name, ...]
+
+
+class Graph(Record, frozen=True, kw_only=True):
+    """An ONNX graph and its signature, in the graph's own order."""
+
+    file: Name
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+class Graphs(Record, frozen=True, kw_only=True):
+    """The graphs every vision-language bundle has."""
+
+    vision: Graph
+    embed: Graph
+    decoder: Graph
+
+    def named(self) -> tuple[tuple[str, Graph], ...]:
+        """Each graph with its name in the manifest."""
+        return ("vision", self.vision), ("embed", self.embed), ("decoder", self.decoder)
+
+
+class Dimensions(Record, frozen=True, kw_only=True):
+    """The sizes that the runtime allocates by."""
+
+    image_tokens: Size
+    hidden: Size
+    vocabulary: Size
+    layers: Annotated[int, Meta(ge=1, le=1000)]
+    kv_heads: Size
+    head_dim: Size
+    max_length: Annotated[int, Meta(ge=1, le=1 << 24)]
+
+
+class PromptTemplate(Record, frozen=True, kw_only=True):
+    """How a prompt becomes token ids: before_image | image | text_before + prompt + text_after | after.
+
+    The text around the prompt and the prompt are encoded in one run, as plain text: nothing a user writes can
+    become a special token. `answer_prefix` is what stands between the template and an answer's first letter.
+    """
+
+    before_image: tuple[Token, ...]
+    text_before: str
+    text_after: str
+    after: tuple[Token, ...]
+    answer_prefix: str
+
+
+class Decoding(Record, frozen=True, kw_only=True):
+    """Greedy decoding: where it ends, and how large a lead a token needs for its choice to be trusted."""
+
+    end_tokens: Annotated[tuple[Token, ...], Meta(min_length=1)]
+    max_new_tokens: Count
+    margin_tolerance: NonNegative
+
+
+class Rule(Record, frozen=True, kw_only=True):
+    """A pattern of words and the class it stands for; see edgers.oracle.rules for the pattern language."""
+
+    pattern: Annotated[str, Meta(min_length=1)]
+    label: Annotated[str, Meta(min_length=1)]
+
+
+class Rules(Record, frozen=True, kw_only=True):
+    """An oracle made of ordered rules; the first that matches names the class."""
+
+    name: Name
+    rules: Annotated[tuple[Rule, ...], Meta(min_length=1)]
+
+
+class Parity(Record, frozen=True, kw_only=True):
+    """What the exporter measured against PyTorch in float32 on noisy images."""
+
+    tokens: Count
+    equal_tokens: Annotated[int, Meta(ge=0)]
+    largest_logit_difference: NonNegative
+    largest_feature_difference: NonNegative
+
+
+class Expected(Record, frozen=True, kw_only=True):
+    """One row at one step: the tokens with the largest logits, best first."""
+
+    tokens: Annotated[tuple[Token, ...], Meta(min_length=1, max_length=64)]
+    logits: Annotated[tuple[float, ...], Meta(min_length=1, max_length=64)]
+
+    def __post_init__(self) -> None:
+        """Refuse lists that do not belong together.
+
+        Raises:
+            ValueError: as many tokens as logits are needed.
+        """
+        if len(self.tokens) != len(self.logits):
+            raise ValueError(f"{len(self.tokens)} tokens have {len(self.logits)} logits")
+
+
+class SelfTest(Record, frozen=True, kw_only=True):
+    """What PyTorch answered about known noise: `steps[t][row]`; see edgers_engines.self_test."""
+
+    prompt: str
+    steps: Annotated[
+        tuple[Annotated[tuple[Expected, ...], Meta(min_length=1, max_length=8)], ...],
+        Meta(min_length=1, max_length=16),
+    ]
+
+    def __post_init__(self) -> None:
+        """Refuse steps of different length.
+
+        Raises:
+            ValueError: the steps do not all have the same rows.
+        """
+        if len({len(step) for step in self.steps}) != 1:
+            raise ValueError("the steps have different numbers of rows")
+
+
+class Provenance(Record, frozen=True, kw_only=True):
+    """Where the weights come from and what wrote the graphs."""
+
+    source: str
+    weights_sha256: Sha256
+    tools: dict[str, str]
+
+
+class Manifest(Record, frozen=True, kw_only=True):
+    """Everything a device needs to know about a bundle; stored as manifest.json."""
+
+    schema_version: Literal[2]
+    name: Name
+    family: Literal["llava"]
+    licence: str
+    precision: Precision
+    opset: Opset
+    provenance: Provenance
+    preparation: Preparation
+    prompt: PromptTemplate
+    decoding: Decoding
+    dimensions: Dimensions
+    graphs: Graphs
+    weights: Name
+    tokenizer: Name
+    oracles: tuple[Rules, ...]
+    parity: Parity
+    self_test: SelfTest
+    files: tuple[File, ...]
+
+    @property
+    def activations(self) -> Dtype:
+        """Element type of features, embeddings and cache.
+
+        Canvas and logits are float32 in every precision: the noise needs the canvas' 24 bits, and the margin
+        guard the logits'.
+        """
+        return ACTIVATIONS[self.precision]
+
+
+Signature = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
+
+
+def signatures(sizes: Dimensions, canvas_size: tuple[int, int], precision: Precision) -> dict[str, Signature]:
+    """Inputs and outputs that each graph must have for these sizes; what the runtime binds.
+
+    Args:
+        sizes: the manifest's dimensions.
+        canvas_size: height and width.
+        precision: the manifest's.
+    """
+    activations = ACTIVATIONS[precision]
+
+    def tensor(name: str, *shape: int | str, dtype: Dtype = activations) -> Tensor:
+        return Tensor(name=name, dtype=dtype, shape=shape)
+
+    names = [f"{layer}.{kind}" for layer in range(sizes.layers) for kind in ("key", "value")]
+    cache = ("batch", sizes.kv_heads, "max_len", sizes.head_dim)
+    embeddings = tensor("embeddings", "batch", "seq", sizes.hidden)
+    return {
+        "vision": (
+            (tensor("canvas", "batch", 3, *canvas_size, dtype="float32"),),
+            (tensor("features", "batch", sizes.image_tokens, sizes.hidden),),
+        ),
+        "embed": ((tensor("input_ids", "batch", "seq", dtype="int64"),), (embeddings,)),
+        "decoder": (
+            (
+                embeddings,
+                tensor("write_index", "batch", dtype="int64"),
+                tensor("mask", "batch", 1, "seq", "max_len", dtype="bool"),
+                *(tensor(f"past.{name}", *cache) for name in names),
+            ),
+            (
+                tensor("logits", "batch", sizes.vocabulary, dtype="float32"),
+                *(tensor(f"present.{name}", *cache) for name in names),
+            ),
+        ),
+    }

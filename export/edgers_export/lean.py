@@ -1,0 +1,58 @@
+"""The same decoder with less work: whole ONNX operators, and no last layer for positions nobody reads.
+
+transformers writes the RMS norm and the rotation of positions out as seven and twelve elementwise steps, each
+of which goes through memory. ONNX has them as one operator each since opset 23. And only the last position's
+logits leave the graph: behind its keys and values, the last layer is computed for that position alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@contextmanager
+def lean(language_model: Any) -> Iterator[None]:  # noqa: ANN401  transformers is untyped
+    """Give a Llama, Mistral or Qwen2 these forms while it is traced, and its own back afterwards."""
+    last, norm = language_model.layers[-1], language_model.norm
+    with ExitStack() as stack:
+        for owner, name, form in (
+            (type(norm), "forward", _rms_norm),
+            (sys.modules[type(last.self_attn).__module__], "apply_rotary_pos_emb", _rotate),
+        ):
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, form)
+        for part in (last.self_attn.o_proj, last.post_attention_layernorm, norm):
+            stack.callback(part.register_forward_pre_hook(_last_position).remove)
+        yield
+
+
+def _last_position(_module: object, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    return (inputs[0][:, -1:],)
+
+
+def _rms_norm(norm: Any, hidden: Tensor) -> Tensor:  # noqa: ANN401  as above
+    """Y = x / sqrt(mean(x²) + ε) * weight, the mean in float32, as transformers computes it."""
+    return _operator(
+        "RMSNormalization", (hidden, norm.weight), {"axis": -1, "epsilon": float(norm.variance_epsilon)}
+    )
+
+
+def _rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotate query and key, each [batch, heads, seq, head_dim]; cos and sin hold their half twice."""
+    half = cos.shape[-1] // 2
+    caches = cos[..., :half], sin[..., :half]
+    return tuple(_operator("RotaryEmbedding", (states, *caches), {}) for states in (query, key))  # type: ignore[return-value]
+
+
+def _operator(name: str, inputs: tuple[Tensor, ...], attributes: dict[str, Any]) -> Tensor:
+    like = inputs[0]
+    result: Tensor = torch.onnx.ops.symbolic(
+        name, inputs, attributes, dtype=like.dtype, shape=like.shape, version=23
+    )
+    return result
