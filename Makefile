@@ -7,7 +7,7 @@ DEVICE := .venv
 FULL := .venv-dev
 WHEELS := build/wheelhouse
 
-.PHONY: demo test lint bench demo-model clean
+.PHONY: demo test lint bench fuzz demo-model clean
 
 demo: $(DEVICE)/.installed
 	$(DEVICE)/bin/edgers demo
@@ -23,6 +23,14 @@ lint: $(FULL)/.installed
 
 bench: $(FULL)/.installed $(DEVICE)/.installed
 	$(FULL)/bin/python bench/certify.py $(DEVICE)/bin/edgers
+	$(FULL)/bin/python bench/outside.py
+	$(FULL)/bin/python bench/against_transformers.py build/miniature
+	$(FULL)/bin/python bench/ablation.py build/miniature
+
+# Over a million hostile inputs, on one core in under half an hour; see docs/robustness.md.
+fuzz: $(FULL)/.installed
+	$(FULL)/bin/python -m pip install --quiet -e '.[fuzz]'
+	$(FULL)/bin/python -m fuzz.run
 
 # Trains the demo model (about a quarter of an hour on two cores), exports it, measures it.
 demo-model: $(FULL)/.installed

@@ -1,8 +1,8 @@
 """What each switch is worth: python bench/ablation.py [FOLDER].
 
-Every setting differs from the defaults in one thing. All settings of a workload run in turns, so each ratio is
-of neighbours in time. Three workloads: the miniature (`miniature.py`) and the demo model in free text, and the
-demo model with choices. None of the switches is an option of edgers: they are flipped from outside, here.
+Every setting differs from the defaults in one thing. All settings of a workload run in turns, so each ratio
+is of neighbours in time. Three workloads: the miniature (`miniature.py`) and the demo model in free text, and
+the demo model with choices. None of the switches is an option of edgers: they are flipped from outside, here.
 FOLDER keeps the exported graphs for the next time. SAMPLES and ROUNDS come from the environment.
 """
 

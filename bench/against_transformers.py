@@ -1,11 +1,12 @@
-"""edgers against transformers, same weights, same noisy canvases: python bench/against_transformers.py [FOLDER].
+"""edgers against transformers, on the same noisy canvases: python bench/against_transformers.py [FOLDER].
 
-The miniature (`miniature.py`) answers n noisy copies of one canvas, in chunks of BATCH, greedily, with exactly
-NEW_TOKENS new tokens a sample. In turns, in one process held to as many cores as threads:
+The miniature (`miniature.py`), the same weights for all, answers n noisy copies of one canvas in chunks of
+BATCH, greedily, with exactly NEW_TOKENS new tokens a sample. In turns, in one process held to as many cores
+as threads:
 
   edgers    noise, vision, prefill, decode and count. It draws the noise within its time.
   eager     transformers' `generate` (attention: sdpa). It is given the noisy canvases.
-  compiled  the same with a static cache and `torch.compile` around the model's forward, for prefill and decode.
+  compiled  the same with a static cache and `torch.compile` around the model's forward, prefill and decode.
 
 FOLDER keeps the miniature for the next time. SAMPLES and ROUNDS come from the environment.
 """
@@ -99,7 +100,7 @@ class Transformers:
             pad_token_id=0,
             eos_token_id=2,
             cache_implementation="static" if compiled else None,
-            disable_compile=True,  # transformers' own compiles the decode step only; ours takes the whole forward
+            disable_compile=True,  # transformers' own covers the decode step only
         )
         if compiled:
             self._model.forward = torch.compile(self._model.forward)
@@ -123,11 +124,11 @@ class Transformers:
 
 
 def gflop(prefix: int) -> float:
-    """Work of encoding and prefilling one sample, counted from the architecture: 2 per multiply-add of matrices.
+    """Work of encoding and prefilling one sample, counted from the architecture: 2 a multiply-add.
 
     Only what the answer needs is counted: the layers up to the one whose features are taken (the last but
     one); new positions behind the shared prefix; attention to visible positions; and of the decoder's last
-    layer keys and values of all positions, the rest and the logits of the last one. transformers computes more.
+    layer keys and values of all positions, the rest and the logits of the last one. transformers does more.
     """
     h, wide, patches = VISION["hidden_size"], VISION["intermediate_size"], IMAGE_TOKENS
     tokens, layers = patches + 1, VISION["num_hidden_layers"] - 1
@@ -215,7 +216,7 @@ def table(result: dict[str, Any]) -> str:
     share = statistics.median(speed) / best
     lines += [
         "",
-        f"New tokens a sample: {result['new_tokens']}. Target: eager at least {TARGETS['eager']} times as long.",
+        f"New tokens a sample: {result['new_tokens']}. Target: eager takes {TARGETS['eager']} times as long.",
         f"Encode and prefill: {result['gflop_per_sample']:.3f} GFLOP a sample, {spread(speed)} GFLOP/s, "
         f"{share:.0%} of the sgemm peak of {best:.0f} GFLOP/s (target {TARGETS['share of the peak']:.0%}).",
         "",

@@ -1,4 +1,4 @@
-"""What the benchmarks share: contenders in turns, ratios with an interval, the machine, and stored results."""
+"""What the benchmarks share: contenders in turns, ratios with an interval, the machine, stored results."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """One target under Atheris, in a process of its own: libFuzzer mutates, new branches of edgers keep an input.
 
-    python -m fuzz.guided NAME [libFuzzer's options] CORPUS
+python -m fuzz.guided NAME [libFuzzer's options] CORPUS
 """
 
 import sys
 
-import atheris
+import atheris  # type: ignore[import-untyped]
 
 if __name__ == "__main__":
     with atheris.instrument_imports(include=["edgers", "edgers_engines"], enable_loader_override=False):

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from fuzz.targets import TARGETS
 
 KEPT = Path("build/fuzz")
-MEMORY = Path("/dev/shm")  # noqa: S108  files that live for one input: a disk would set the pace
+MEMORY = Path("/dev/shm")  # files that live for one input: a disk would set the pace
 SECONDS_EACH, MEGABYTES = 20, 3000  # beyond them an input counts as a crash
 CRASHES = 10  # a target stops after so many
 
@@ -41,7 +41,9 @@ def fuzz(name: str, runs: int) -> Tried:
     folder = KEPT / name
     folder.mkdir(parents=True, exist_ok=True)
     start, inputs, crashes = time.perf_counter(), 0, 0
-    with tempfile.TemporaryDirectory(prefix="edgers-fuzz-", dir=MEMORY if MEMORY.is_dir() else None) as scratch:
+    with tempfile.TemporaryDirectory(
+        prefix="edgers-fuzz-", dir=MEMORY if MEMORY.is_dir() else None
+    ) as scratch:
         corpus = Path(scratch) / "corpus"
         corpus.mkdir()
         for number, seed in enumerate(TARGETS[name].seeds()):

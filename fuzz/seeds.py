@@ -1,4 +1,4 @@
-"""Where fuzzing begins: real manifests, graphs, images, tokenizers, certificates and archives, made in code."""
+"""Where fuzzing begins: real manifests, graphs, images, tokenizers, certificates, archives."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def tokenizer() -> bytes:
 
 @cache
 def certificates() -> tuple[Certificate, ...]:
-    """Three real ones: choices, free text, and a winner that is never certified."""
+    """Real ones: choices, free text, and winners that are never certified."""
     oracles = [oracle.name for oracle in bundle().manifest.oracles]
     certifier = Certifier(bundle(), sigma=demo.SIGMA, samples=24, selection=4)
-    frame, fixed = demo.frames()[0], {"seed": "0" * 32}
+    frame, seed = demo.frames()[0], "0" * 32
     return (
-        certifier.certify(frame, demo.PROMPT, choices=demo.ACTIONS, **fixed),
-        *(certifier.certify(frame, demo.PROMPT, oracle=name, **fixed) for name in oracles),
+        certifier.certify(frame, demo.PROMPT, choices=demo.ACTIONS, seed=seed),
+        *(certifier.certify(frame, demo.PROMPT, oracle=name, seed=seed) for name in oracles),
     )
 
 
@@ -102,7 +102,7 @@ def _small_graph() -> bytes:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=10)
     model.metadata_props.add(key="note", value="α")
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def images() -> tuple[bytes, ...]:
@@ -110,7 +110,7 @@ def images() -> tuple[bytes, ...]:
     colours = Image.fromarray(np.arange(12 * 9 * 3, dtype=np.uint8).reshape(12, 9, 3))
     turned = Image.Exif()
     turned[0x0112] = 6
-    kinds = (
+    kinds: tuple[tuple[Image.Image, dict[str, object]], ...] = (
         (colours, {"format": "PNG"}),
         (colours, {"format": "JPEG"}),
         (colours, {"format": "JPEG", "progressive": True, "exif": turned}),

@@ -1,7 +1,7 @@
 """What is fuzzed: each target reads hostile bytes and returns, whatever they are.
 
-A target swallows the errors that the code it calls documents, and nothing else. What escapes is a crash; so is
-a broken law (`Broken`), a hang, or memory beyond the runner's limit.
+A target swallows the errors that the code it calls documents, and nothing else. What escapes is a crash; so
+is a broken law (`BrokenLawError`), a hang, or memory beyond the runner's limit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edgers.oracle.base import OTHER, RESERVED
 from edgers.oracle.choices import Choices
 from edgers.oracle.rules import Rules
 from edgers.report.text import certificate_panel
-from edgers.smoothing.bounds import Probability, clopper_pearson_lower
+from edgers.smoothing.bounds import clopper_pearson_lower
 from edgers.smoothing.radius import certified_radius
 from edgers.verify import verify
 from edgers_engines import archive, manifest
@@ -39,22 +39,23 @@ from edgers_engines.noise import check_sigma, total_variation_bound
 from edgers_engines.onnx_graph import read_graph
 from edgers_engines.prompt import PromptEncoder
 from edgers_engines.records import dump, parse
+from edgers_engines.resampling import Filter
 from edgers_engines.vlm import Answer, Status
 from fuzz import seeds
 from fuzz.draws import Draws, edited
 
-FILTERS = ("box", "bilinear", "hamming", "bicubic", "lanczos")
+FILTERS: tuple[Filter, ...] = ("box", "bilinear", "hamming", "bicubic", "lanczos")
 SMALL = (MANIFEST, "embed.onnx", "tokenizer.json")
 
 
-class Broken(Exception):
+class BrokenLawError(Exception):
     """Something that must hold for every input did not hold for this one."""
 
 
 def law(holds: object, sentence: str) -> None:
-    """Raise `Broken` unless it holds."""
+    """Raise `BrokenLawError` unless it holds."""
     if not holds:
-        raise Broken(sentence)
+        raise BrokenLawError(sentence)
 
 
 def read_manifest(data: bytes) -> None:
@@ -192,7 +193,7 @@ def read_tokenizer(data: bytes) -> None:
     """A tokenizer.json: as it is, or the demo's with edits; then a prompt through it."""
     text = data if data.startswith(b"{") else _edited(seeds.tokenizer(), data)
     bundle = copy.copy(seeds.bundle())
-    bundle.read = lambda _name: text  # type: ignore[method-assign]
+    bundle.read = lambda name: text  # type: ignore[method-assign]  # noqa: ARG005
     try:
         prompts = PromptEncoder(bundle)
         prompts.suffix("what should <image> the robot do?</s>")

@@ -8,12 +8,13 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from edgers_engines import manifest
 from edgers_engines.errors import InputError
 from edgers_engines.records import Record
 from edgers_engines.vlm import Answer, Constraint, Status
 
-OTHER, UNDECIDED, FAILED = "OTHER", "UNDECIDED", "FAILED"
-RESERVED = (OTHER, UNDECIDED, FAILED)
+RESERVED = manifest.RESERVED
+OTHER, UNDECIDED, FAILED = RESERVED
 
 
 class OracleRecord(Record, frozen=True, kw_only=True):

@@ -80,6 +80,8 @@ def clopper_pearson_lower(votes: int, samples: int, alpha: float) -> Probability
     if votes == samples:
         log_q = math.log(alpha) / samples
         return _rounded_down(math.exp(log_q), -math.expm1(log_q), _SLACK)
+    if alpha < sys.float_info.min:
+        return Probability(0.0, 1.0)  # floats so close to 0 are too far apart to compare a tail with them
     if alpha < _TINY_ALPHA:
         log_q = _log_root(votes, samples, alpha)
         value, complement = math.exp(log_q), -math.expm1(log_q)
@@ -103,7 +105,7 @@ def _log_root(votes: int, samples: int, alpha: float) -> float:
 
 def _rounded_down(value: float, complement: float, slack: float) -> Probability:
     if value < sys.float_info.min:
-        return Probability(0.0, 1.0)  # so close to 0, floats are too far apart to round down by a little
+        return Probability(0.0, 1.0)  # nor could a little be rounded down there
     if value < 0.5:
         value *= 1 - slack
         return Probability(value, 1 - value)

@@ -22,7 +22,7 @@ from typing import BinaryIO
 
 from edgers_engines.errors import BundleError
 from edgers_engines.files import open_regular, read_regular
-from edgers_engines.manifest import RESERVED, File, Manifest, signatures
+from edgers_engines.manifest import RESERVED, SCHEMA_VERSION, File, Manifest, signatures
 from edgers_engines.onnx_graph import read_graph
 from edgers_engines.records import Record, parse
 
@@ -66,7 +66,10 @@ class Bundle:
         try:
             manifest = parse(text, Manifest)
         except ValueError as error:
-            raise BundleError(f"{root / MANIFEST}: {error}") from None
+            old = f" (edgers reads schema {SCHEMA_VERSION}: export the bundle anew)" * (
+                "$.schema" in str(error)
+            )
+            raise BundleError(f"{root / MANIFEST}: {error}{old}") from None
         _check_references(root, manifest)
         _check_file_set(root, manifest, found)
         contents = {

@@ -13,7 +13,7 @@ from edgers_engines.engine import Array, Backend, Engine, EngineRecord
 from edgers_engines.errors import BackendError, InputError
 from edgers_engines.manifest import Graph, Precision
 
-# Since 1.29 ONNX Runtime reports its use to its maker over the network unless this is set before it is loaded.
+# From 1.29 on, ONNX Runtime reports its use over the network unless this is set before it is loaded.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 try:
     import onnxruntime as ort
@@ -83,7 +83,7 @@ class OnnxRuntimeBackend(Backend):
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
-        # An arena keeps all it ever held: after a batch that was too large, nothing would be left for a smaller.
+        # An arena keeps all it ever held: after a batch that was too large, a smaller one would find nothing.
         options.enable_cpu_mem_arena = False
         options.log_severity_level = 4  # errors come as exceptions; a second copy on stderr is one too many
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
@@ -127,7 +127,7 @@ class OnnxRuntimeEngine(Engine):
             binding.bind_ortvalue_output(name, _value(array))
         try:
             self._session.run_with_iobinding(binding)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  as above
             if _OUT_OF_MEMORY.search(str(error)):
                 raise MemoryError(f"ONNX Runtime in {self.graph.file}: {_line(error)}") from None
             raise BackendError(f"ONNX Runtime failed in {self.graph.file}: {_line(error)}") from None

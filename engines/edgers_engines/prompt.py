@@ -21,14 +21,17 @@ class PromptEncoder:
 
     def __init__(self, bundle: Bundle) -> None:
         manifest = bundle.manifest
+        path = bundle.path / manifest.tokenizer
         try:
             self._tokenizer = Tokenizer.from_buffer(bundle.read(manifest.tokenizer))
-        except Exception as error:  # noqa: BLE001  the Rust side raises plain Exception
-            raise BundleError(f"{bundle.path / manifest.tokenizer} is not a tokenizer: {error}") from None
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001  the Rust side raises Exception, and panics as BaseException
+            raise BundleError(f"{path} is not a tokenizer: {error}") from None
         largest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
         vocabulary = manifest.dimensions.vocabulary
         if largest >= vocabulary:
-            raise BundleError(f"the tokenizer has the token id {largest}; the model's are below {vocabulary}")
+            raise BundleError(f"{path} has the token id {largest}; the model's are below {vocabulary}")
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()

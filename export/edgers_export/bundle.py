@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 import transformers
@@ -43,6 +44,9 @@ OPSET = 24  # the first with TensorScatter and with Attention over a cache writt
 # A token is trusted when its lead exceeds this multiple of the largest logit difference that was measured
 # between two implementations: then no rounding of that size, on either of two tokens, can change the choice.
 MARGIN_FACTOR = 4.0
+# Another machine adds up in another order, and its last bits differ though it computes the same model: no
+# tolerance is finer than this share of the largest logit, which is 32 roundings of a float32.
+FINEST_MARGIN = 2.0**-18
 # Half precision may decide a near tie otherwise; the margin tolerance that follows is as wide.
 LEAST_EQUAL: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.95}
 TOKENIZER = "tokenizer.json"
@@ -195,7 +199,8 @@ def _measured(scratch: Path, manifest: Manifest, want: Reference) -> Manifest:
             f"the exported graphs gave {parity.equal_tokens} of {parity.tokens} tokens as PyTorch did "
             f"(largest logit difference {parity.largest_logit_difference:.2g}): they are not the same model"
         )
-    tolerance = MARGIN_FACTOR * parity.largest_logit_difference
+    rounding = FINEST_MARGIN * float(np.abs(want.logits).max())
+    tolerance = max(MARGIN_FACTOR * parity.largest_logit_difference, rounding)
     decoding = replace(manifest.decoding, margin_tolerance=tolerance)
     return replace(manifest, parity=parity, decoding=decoding)
 

@@ -37,7 +37,7 @@ def _last_position(_module: object, inputs: tuple[Tensor]) -> tuple[Tensor]:
 
 
 def _rms_norm(norm: Any, hidden: Tensor) -> Tensor:  # noqa: ANN401  as above
-    """Y = x / sqrt(mean(x²) + ε) * weight, the mean in float32, as transformers computes it."""
+    """Return x / sqrt(mean(x²) + ε) * weight, the mean in float32, as transformers computes it."""
     return _operator(
         "RMSNormalization", (hidden, norm.weight), {"axis": -1, "epsilon": float(norm.variance_epsilon)}
     )

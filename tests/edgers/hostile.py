@@ -41,7 +41,7 @@ def process(*args, **more):
 
 
 def refused(ended, code, said):
-    """The law: one printable line on stderr that says what is wrong, nothing on stdout, the right exit code."""
+    """The law: one printable line on stderr that says what is wrong, no output, the right exit code."""
     assert (ended.code, ended.out) == (code, ""), ended
     lines = [line for line in ended.err.splitlines() if line.strip()]
     assert len(lines) == 1, ended

@@ -78,8 +78,8 @@ def test_a_disk_too_small_for_the_models_weights_is_one_line(first_frame, tmp_pa
 
 
 OUTPUTS = [
-    pytest.param("--save", "/proc/c.json", 1, "cannot write|No such file", id="save where nobody may write"),
-    pytest.param("--plot", "/proc/plot.png", 1, "cannot write|No such file", id="plot where nobody may write"),
+    pytest.param("--save", "/proc/c.json", 1, "cannot write", id="save where nobody may write"),
+    pytest.param("--plot", "/proc/plot.png", 1, "cannot write", id="plot where nobody may write"),
     pytest.param("--save", "/dev/null", 2, "is there already", id="save onto a device"),
     pytest.param("--save", "/dev/full", 2, "is there already", id="save onto a full device"),
     pytest.param("--save", "/proc/self/c.json/d.json", 2, "is not a folder", id="save below a missing file"),
@@ -92,7 +92,7 @@ OUTPUTS = [
 
 @pytest.mark.parametrize(("option", "target", "code", "said"), OUTPUTS)
 def test_a_target_that_cannot_be_written_is_one_line(
-    monkeypatch, capsys, first_frame, tmp_path, option, target, code, said
+    *, monkeypatch, capsys, first_frame, tmp_path, option, target, code, said
 ):
     monkeypatch.chdir(tmp_path)
     ended = command(monkeypatch, capsys, "certify", first_frame, *QUESTION, *FEW, "--json", option, target)
@@ -196,7 +196,7 @@ def test_a_kill_leaves_no_file_under_the_name_that_was_asked_for(first_frame, tm
     ],
 )
 def test_a_backend_that_is_not_there_is_one_line_and_never_another_one(
-    monkeypatch, capsys, first_frame, arguments, code, said
+    *, monkeypatch, capsys, first_frame, arguments, code, said
 ):
     refused(
         command(monkeypatch, capsys, "certify", first_frame, *QUESTION, *FEW, "--json", *arguments),
@@ -234,9 +234,7 @@ SEED = "00112233445566778899aabbccddeeff"
 def ask(demo_bundle, first_frame):
     """Certify with chunks of 32, on one frame, from one seed."""
     certifier = Certifier(demo_bundle, sigma=0.6, samples=70, selection=9, batch_size=32)
-    return lambda **more: certifier.certify(
-        first_frame, demo.PROMPT, choices=demo.ACTIONS, seed=SEED, **more
-    )
+    return lambda **more: certifier.certify(first_frame, demo.PROMPT, choices=demo.ACTIONS, seed=SEED, **more)
 
 
 def scarce(monkeypatch, holder, name, rows_of, most):
@@ -312,8 +310,9 @@ from edgers_engines.engine import open_backend
 
 def certify():
     rows, backend = int(sys.argv[1]), open_backend(threads=1)
-    certifier = Certifier(demo.load_bundle(), sigma=0.6, samples=rows, selection=2, batch_size=rows, backend=backend)
-    few = Certifier(demo.load_bundle(), sigma=0.6, samples=2, selection=1, backend=backend)
+    bundle = demo.load_bundle()
+    certifier = Certifier(bundle, sigma=0.6, samples=rows, selection=2, batch_size=rows, backend=backend)
+    few = Certifier(bundle, sigma=0.6, samples=2, selection=1, backend=backend)
     few.certify(demo.frames()[0], demo.PROMPT, choices=demo.ACTIONS)  # loads what is loaded on first use
     if sys.argv[2] != "all":
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

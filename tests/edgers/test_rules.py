@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from edgers.oracle.base import OTHER, RESERVED, label
 from edgers.oracle.rules import Rules, matches
-from edgers_engines import bundle
+from edgers_engines import manifest
 from edgers_engines.errors import InputError
 from edgers_engines.vlm import Answer, Status
 
 
 def rules(*pairs, name="test"):
     return Rules(
-        bundle.Rules(name=name, rules=tuple(bundle.Rule(pattern=pattern, label=to) for pattern, to in pairs))
+        manifest.Rules(name=name, rules=tuple(manifest.Rule(pattern=one, label=to) for one, to in pairs))
     )
 
 

@@ -16,11 +16,9 @@ import pytest
 import tokenizers
 
 from edgers import cli
-from edgers.oracle import base
 from edgers_engines import bundle as bundle_module
 from edgers_engines.bundle import Bundle
 from edgers_engines.errors import BundleError
-from edgers_engines.manifest import RESERVED
 from edgers_engines.vlm import Question, VisionLanguageModel
 from tests.engines.hostile_bundles import (
     FILES,
@@ -68,10 +66,6 @@ def test_what_no_digest_can_tell_is_refused_before_the_model_answers(bundle_copy
         VisionLanguageModel(bundle)
     assert str(caught.value).isprintable()
     assert caught.value.__cause__ is None
-
-
-def test_every_class_that_an_oracle_may_not_have_is_known_to_the_bundle():
-    assert base.RESERVED == RESERVED
 
 
 def test_an_intact_copy_loads_and_is_the_bundle_it_was_copied_from(bundle_copy, demo_bundle):

@@ -1,6 +1,7 @@
 """The engine contract, and ONNX Runtime under it: what is checked, what is refused, what is never copied."""
 
 import gc
+import os
 import subprocess
 import sys
 import weakref
@@ -403,3 +404,12 @@ def test_the_decoder_updates_the_kv_cache_in_place_and_never_copies_it():
     in_place, apart = done.stderr.split(APART)
     assert COPIED not in in_place
     assert COPIED in apart
+
+
+def test_the_runtime_keeps_no_records_of_its_use(tmp_path):
+    """Its telemetry writes an identifier into the home folder as soon as it is loaded, and sends it home."""
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    script = "from edgers import Bundle, Certifier, demo; Certifier(Bundle.load(demo.BUNDLE), sigma=0.25)"
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)
+    assert not list(tmp_path.iterdir())
