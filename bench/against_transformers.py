@@ -85,12 +85,13 @@ class Transformers:
         self, checkpoint: Path, ids: list[int], canvases: NDArray[np.float32], *, compiled: bool
     ) -> None:
         import torch
-        from transformers import AutoImageProcessor, GenerationConfig, LlavaForConditionalGeneration
+        from transformers import GenerationConfig, LlavaForConditionalGeneration
 
         self._model: Any = LlavaForConditionalGeneration.from_pretrained(checkpoint).eval()
-        processor = AutoImageProcessor.from_pretrained(checkpoint)
+        processor = json.loads((checkpoint / "preprocessor_config.json").read_text())
         self._mean, self._std = (
-            torch.tensor(values).view(1, 3, 1, 1) for values in (processor.image_mean, processor.image_std)
+            torch.tensor(values).view(1, 3, 1, 1)
+            for values in (processor["image_mean"], processor["image_std"])
         )
         self._chunks = torch.from_numpy(canvases).split(BATCH)
         self._ids = torch.tensor([ids])

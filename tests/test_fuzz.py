@@ -7,7 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fuzz import targets
+from edgers.smoothing.bounds import Probability
+from edgers_engines.records import dump
+from fuzz import seeds, targets
 from fuzz.draws import Draws, edited
 from fuzz.targets import TARGETS, BrokenLawError
 
@@ -36,16 +38,22 @@ def mutated(draw, seed):
 
 
 @st.composite
-def inputs(draw, seeds):
+def inputs(draw, known):
     """A mutated seed, or any bytes."""
-    return mutated(draw, draw(st.sampled_from(seeds))) if draw(st.integers(0, 3)) else draw(st.binary())
+    return mutated(draw, draw(st.sampled_from(known))) if draw(st.integers(0, 3)) else draw(st.binary())
 
 
-def explore(run, seeds, examples):
-    """Call a target with mutations of its seeds."""
+def explore(run, known, examples, *, always=False):
+    """Call a target with mutations of its seeds: with other ones each time, or always with the same."""
 
-    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(inputs(seeds))
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=always,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(inputs(known))
     def check(data):
         run(data)
 
@@ -75,12 +83,22 @@ def test_make_fuzz_tries_a_million_inputs():
 # --- the harness notices ------------------------------------------------------------------------------------
 
 
+def telling(name):
+    """Seeds from which a planted fault is not far."""
+    if name == "numbers":  # 9 votes of 10 at alpha 0.001 and sigma 1 with the floor of one half
+        return [bytes((1, 0, 0, 9, 1, 0, 0, 10, 0, 6, 0, 1, 0, 4))]
+    if name == "certificate":  # one whose radius nobody would believe
+        made = json.loads(dump(seeds.certificates()[0]))
+        return [json.dumps({**made, "radius": 3.0}).encode()]
+    return []
+
+
 def test_a_planted_crash_is_found():
     def planted(data):
         return 1 / (b"\xff\xff" not in data)
 
     with pytest.raises(ZeroDivisionError):
-        explore(planted, [b"a seed"], 500)
+        explore(planted, [b"a seed"], 500, always=True)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +108,7 @@ def test_a_planted_crash_is_found():
         pytest.param(
             "numbers",
             "clopper_pearson_lower",
-            lambda votes, samples, _alpha: targets.Probability(votes / samples, 1 - votes / samples),
+            lambda votes, samples, _alpha: Probability(votes / samples, 1 - votes / samples),
             id="a share for a bound",
         ),
         pytest.param("certificate", "verify", lambda _certificate: None, id="a verifier that accepts all"),
@@ -103,14 +121,14 @@ def test_a_planted_crash_is_found():
 def test_a_fault_planted_in_what_is_fuzzed_is_noticed(monkeypatch, name, where, wrong):
     monkeypatch.setattr(targets, where, wrong)
     with pytest.raises((BrokenLawError, LookupError, ZeroDivisionError)):
-        explore(TARGETS[name].run, list(TARGETS[name].seeds()), 300)
+        explore(TARGETS[name].run, [*TARGETS[name].seeds(), *telling(name)], 300, always=True)
 
 
 def test_special_tokens_that_get_through_are_noticed(monkeypatch):
     prompts, special = targets._prompts()
     monkeypatch.setattr(prompts._tokenizer, "encode_special_tokens", False)
     with pytest.raises(BrokenLawError, match="never becomes a special token"):
-        explore(TARGETS["text"].run, list(TARGETS["text"].seeds()), 50)
+        explore(TARGETS["text"].run, list(TARGETS["text"].seeds()), 200, always=True)
     assert special
 
 
