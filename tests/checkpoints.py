@@ -160,14 +160,24 @@ def write(miniature: Miniature, folder: Path, *, seed: int = 0) -> Path:
 
 
 def _spread(model: Any) -> None:
-    """Make logits differ: as initialised, all are nearly equal, and equal rows would hide a mixed-up one."""
+    """Make rows and logits differ: as initialised, all are nearly equal, and would hide a mixed-up row."""
+    scales = {
+        "patch_embedding": 20,
+        "projector": 10,
+        "q_proj": 3,
+        "k_proj": 3,
+        "v_proj": 10,
+        "o_proj": 10,
+        "mlp": 5,
+        "embed_tokens": 30,
+        "lm_head": 20,
+    }
     with torch.no_grad():
-        model.get_input_embeddings().weight.mul_(30)
-        if model.lm_head.weight is not model.get_input_embeddings().weight:
-            model.lm_head.weight.mul_(20)
         for name, weight in model.named_parameters():
             if name.endswith("bias"):
                 weight.normal_(std=0.1)
+                continue
+            weight.mul_(next((scale for part, scale in scales.items() if part in name), 1))
 
 
 def _chat_template(template: str) -> str:
