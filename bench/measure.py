@@ -15,18 +15,20 @@ from typing import Any
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
+_REST = 0.1  # seconds; threads of the one before may go on spinning for a while
 CORES = len(os.sched_getaffinity(0))
 
 
 def in_turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of every contender in every round; round 0 is a warm-up and not kept.
 
-    All run within each round, in an order that moves on by one, so that what else the machine does hits all.
+    All run within each round, in a new order each time, so that what else the machine does hits all alike.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    names = list(contenders)
+    rng = np.random.default_rng(0)
     for number in range(rounds + 1):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
+        for name in rng.permutation(list(contenders)).tolist():
+            time.sleep(_REST)
             start = time.perf_counter()
             contenders[name]()
             if number:

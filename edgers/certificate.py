@@ -12,11 +12,11 @@ from msgspec import Meta
 from edgers.oracle.base import RESERVED, OracleRecord
 from edgers.smoothing.bounds import clopper_pearson_lower
 from edgers.smoothing.radius import certified_radius
-from edgers_engines.manifest import Count, NonNegative, Sha256, Token
 from edgers_engines.engine import EngineRecord
 from edgers_engines.errors import EdgersError
 from edgers_engines.files import read_regular
 from edgers_engines.image import CameraSide, Preparation
+from edgers_engines.manifest import Count, NonNegative, Sha256, Token
 from edgers_engines.noise import LATTICE_STEP
 from edgers_engines.records import Record, dump, parse
 

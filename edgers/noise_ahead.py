@@ -67,6 +67,11 @@ class NoiseAhead:
                 self._begun = following, self._begin(following)
         return self._current[: chunk.rows]
 
+    def finish(self) -> None:
+        """Wait for the noise that is being drawn: until then its thread holds what it draws for."""
+        if self._begun is not None:
+            wait([self._begun[1]])
+
     def _begin(self, chunk: Chunk) -> Future[None]:
         worker = ThreadPoolExecutor(1, "noise")
         try:

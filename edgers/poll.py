@@ -75,6 +75,10 @@ class Poll:
             raise self._failure or BackendError("every sample gave numbers that are not finite")
         return dict(votes)
 
+    def finish(self) -> None:
+        """Wait for noise that is drawn ahead and will not be asked for."""
+        self._noise.finish()
+
     @property
     def most_frequent(self) -> dict[str, int]:
         """How often the most frequent texts were generated, at most five of them."""

@@ -75,8 +75,8 @@ def _model(m: Manifest) -> Rows:
 def _memory(memory: Memory) -> Rows:
     yield (
         "memory",
-        f"{memory.weights / 1e6:.1f} MB for the weights, up to {memory.sample / 1e6:.1f} MB for each sample in "
-        f"a batch ({memory.cache / 1e6:.1f} of them cache), and what the runtime needs while it computes",
+        f"{memory.weights / 1e6:.1f} MB for the weights, up to {memory.sample / 1e6:.1f} MB for each sample "
+        f"in a batch ({memory.cache / 1e6:.1f} of them cache), and what the runtime needs while it computes",
     )
 
 

@@ -28,7 +28,8 @@ from edgers_engines.records import Record, parse
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
-MAX_PARSED_BYTES = 64 << 20  # graphs and tokenizer; weights are never parsed, and may be larger
+MAX_GRAPH_BYTES = 4 << 20  # without its weights, a decoder of a hundred layers has half a megabyte
+MAX_TOKENIZER_BYTES = 64 << 20
 MAX_FILES = 64
 _CHUNK = 1 << 20
 _WORD = re.compile(r"\w")
@@ -73,7 +74,9 @@ class Bundle:
         _check_references(root, manifest)
         _check_file_set(root, manifest, found)
         contents = {
-            file.path: _verified(root, file) for file in manifest.files if file.path != manifest.weights
+            file.path: _verified(root, file, _most_bytes(manifest, file))
+            for file in manifest.files
+            if file.path != manifest.weights
         }
         with _opened(root, _weights(manifest)) as source:
             _hash(root, _weights(manifest), source, None)
@@ -238,8 +241,12 @@ def _weights(manifest: Manifest) -> File:
     return next(file for file in manifest.files if file.path == manifest.weights)
 
 
-def _verified(root: Path, file: File) -> bytes:
-    content = _read(root / file.path, min(file.size, MAX_PARSED_BYTES))
+def _most_bytes(manifest: Manifest, file: File) -> int:
+    return MAX_TOKENIZER_BYTES if file.path == manifest.tokenizer else MAX_GRAPH_BYTES
+
+
+def _verified(root: Path, file: File, most: int) -> bytes:
+    content = _read(root / file.path, min(file.size, most))
     if len(content) != file.size:
         raise BundleError(f"{root / file.path} has {len(content)} bytes; the manifest says {file.size}")
     _check_digest(root, file, hashlib.sha256(content).hexdigest())

@@ -1,8 +1,9 @@
-"""What a bundle needs of a device's memory, from its manifest alone."""
+"""What a bundle needs of a device's memory, from its manifest alone, and whether it is there."""
 
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,12 +30,44 @@ class Memory:
 def needed(manifest: Manifest) -> Memory:
     """The memory of a bundle's weights, and of each sample in a batch."""
     sizes = manifest.dimensions
-    item = np.dtype(manifest.activations).itemsize
-    cache = 2 * sizes.layers * sizes.kv_heads * sizes.max_length * sizes.head_dim * item
     canvas = 3 * math.prod(manifest.preparation.canvas_size) * 4
-    positions = (sizes.image_tokens + sizes.max_length) * sizes.hidden * item
     return Memory(
         weights=sum(file.size for file in manifest.files),
-        sample=2 * canvas + positions + 4 * sizes.vocabulary + cache,
-        cache=cache,
+        sample=2 * canvas + _row(manifest, sizes.max_length),
+        cache=_cache(manifest, sizes.max_length),
     )
+
+
+def check(manifest: Manifest, rows: int, length: int) -> None:
+    """Refuse what this machine cannot hold, before the system kills the process for it.
+
+    Args:
+        manifest: the bundle's.
+        rows: sequences that are answered at once.
+        length: positions of each.
+
+    Raises:
+        MemoryError: cache, features, embeddings and logits exceed the physical memory.
+    """
+    wanted = rows * _row(manifest, length)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if wanted > there:
+        raise MemoryError(
+            f"{rows} rows of {length} positions need {wanted / 2**30:.3g} GiB, and this machine has "
+            f"{there / 2**30:.3g}"
+        )
+
+
+def _row(manifest: Manifest, length: int) -> int:
+    sizes = manifest.dimensions
+    embeddings = (sizes.image_tokens + length) * sizes.hidden * _item(manifest)
+    return _cache(manifest, length) + embeddings + 4 * sizes.vocabulary
+
+
+def _cache(manifest: Manifest, length: int) -> int:
+    sizes = manifest.dimensions
+    return 2 * sizes.layers * sizes.kv_heads * length * sizes.head_dim * _item(manifest)
+
+
+def _item(manifest: Manifest) -> int:
+    return np.dtype(manifest.activations).itemsize

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenizers import Tokenizer
-
 from edgers_engines.bundle import Bundle
 from edgers_engines.errors import BundleError, InputError
+from edgers_engines.tokenizer import read_tokenizer
 
 MAX_PROMPT_CHARACTERS = 20_000
 
@@ -21,20 +20,11 @@ class PromptEncoder:
 
     def __init__(self, bundle: Bundle) -> None:
         manifest = bundle.manifest
-        path = bundle.path / manifest.tokenizer
         try:
-            self._tokenizer = Tokenizer.from_buffer(bundle.read(manifest.tokenizer))
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # noqa: BLE001  the Rust side raises Exception, and panics as BaseException
-            raise BundleError(f"{path} is not a tokenizer: {error}") from None
-        largest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
-        vocabulary = manifest.dimensions.vocabulary
-        if largest >= vocabulary:
-            raise BundleError(f"{path} has the token id {largest}; the model's are below {vocabulary}")
-        self._tokenizer.encode_special_tokens = True
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+            content = bundle.read(manifest.tokenizer)
+            self._tokenizer = read_tokenizer(content, manifest.dimensions.vocabulary)
+        except ValueError as error:
+            raise BundleError(f"{bundle.path / manifest.tokenizer} {error}") from None
         self._template = manifest.prompt
 
     @property

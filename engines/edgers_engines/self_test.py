@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from edgers_engines import memory
 from edgers_engines.engine import Array
 from edgers_engines.errors import BackendError, BundleError, InputError
 from edgers_engines.kv_cache import KVCache
@@ -57,7 +58,7 @@ def forced_logits(
     pieces = [piece for piece in (prefix, np.concatenate([features, suffix], 1)) if piece.shape[1]]
     pieces += [model.embeddings(step.tolist())[:, None] for step in tokens[:-1]]
     length = sum(piece.shape[1] for piece in pieces)
-    model.check_memory(rows, length)
+    memory.check(manifest, rows, length)
     cache = KVCache(manifest.dimensions, rows, length, manifest.activations)
     for array in cache.inputs(rows).values():
         array.fill(POISON)

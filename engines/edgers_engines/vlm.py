@@ -7,7 +7,6 @@ answer is a function of that row alone, and rows that are finished leave the bat
 
 from __future__ import annotations
 
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgers_engines import self_test
+from edgers_engines import memory, self_test
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import Array, Backend, open_backend
 from edgers_engines.errors import InputError
@@ -82,31 +81,11 @@ class VisionLanguageModel:
             )
         self_test.check(self)
 
-    def check_memory(self, rows: int, length: int) -> None:
-        """Refuse what this machine cannot hold, before the system kills the process for it.
-
-        Args:
-            rows: sequences that are answered at once.
-            length: positions of each.
-
-        Raises:
-            InputError: cache, features, embeddings and logits exceed the physical memory.
-        """
-        manifest = self.bundle.manifest
-        sizes, item = manifest.dimensions, np.dtype(manifest.activations).itemsize
-        cache = 2 * sizes.layers * sizes.kv_heads * sizes.head_dim * length
-        needed = rows * (item * (cache + (sizes.image_tokens + length) * sizes.hidden) + 4 * sizes.vocabulary)
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if needed > there:
-            raise InputError(
-                f"{rows} rows of {length} positions need {needed / 2**30:.3g} GiB, and this machine has "
-                f"{there / 2**30:.3g}: use a smaller batch size, or a bundle of a smaller model"
-            )
-
     def encode(self, canvases: NDArray[np.float32]) -> Array:
         """Image features of canvases: [rows, image_tokens, hidden], in the bundle's activation type."""
         manifest = self.bundle.manifest
         sizes = manifest.dimensions
+        memory.check(manifest, len(canvases), 0)
         features = np.empty((len(canvases), sizes.image_tokens, sizes.hidden), manifest.activations)
         self.vision.run({"canvas": canvases}, {"features": features})
         return features
@@ -156,8 +135,8 @@ class Question:
         max_new_tokens: the bundle's unless given.
 
     Raises:
-        InputError: the prompt is empty or leaves no room for an answer, or rows is below 1 or needs more
-            memory than there is.
+        InputError: the prompt is empty or leaves no room for an answer, or rows is below 1.
+        MemoryError: so many rows need more memory than there is.
     """
 
     def __init__(
@@ -188,7 +167,7 @@ class Question:
                 f"the prompt needs {self._prefix_length + block} positions and the answer up to "
                 f"{self.max_new_tokens}; the model has {dimensions.max_length}: shorten the prompt"
             )
-        model.check_memory(rows, self._length)
+        memory.check(manifest, rows, self._length)
         self.rows = rows
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._model, self._constraint = model, constraint

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,14 @@ import transformers
 from edgers_export.errors import ExportError
 from edgers_export.llava import check_config
 
-_INDEX = "model.safetensors.index.json"
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+# Of another kind, transformers would unpickle it; with a slash, it might lie anywhere.
+_SHARD = re.compile(r"\w[\w.-]{0,199}\.safetensors", re.ASCII)
 _CHUNK = 1 << 20
+_ATTENTION = "sdpa"
+# transformers downloads and imports any other: the name of a kernel is the address of code.
+_OWN_ATTENTION = (None, "eager", _ATTENTION)
+_ATTENTION_KEY = re.compile("_?attn_implementation(?!_autoset)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +42,20 @@ class Checkpoint:
         """Token ids that end an answer.
 
         Raises:
-            ExportError: the checkpoint names none.
+            ExportError: the checkpoint names none, or something that is no token of its vocabulary.
         """
         end = self.model.generation_config.eos_token_id
         if end is None:
             end = self.model.config.text_config.eos_token_id
-        if end is None:
+        if end is None or end == []:
             raise ExportError("the checkpoint names no end-of-text token (eos_token_id)")
-        return tuple(end) if isinstance(end, list) else (end,)
+        tokens = tuple(end) if isinstance(end, list) else (end,)
+        vocabulary = self.model.lm_head.out_features
+        if not all(type(token) is int and 0 <= token < vocabulary for token in tokens):
+            raise ExportError(
+                f"the checkpoint's eos_token_id is {end!r}; token ids are whole numbers below {vocabulary}"
+            )
+        return tokens
 
     def release(self) -> None:
         """Give the weights' memory back now: caches of torch's exporter keep parts of a traced module."""
@@ -51,10 +64,10 @@ class Checkpoint:
 
 
 def weights_sha256(folder: Path) -> str:
-    """SHA-256 over all safetensors files of a checkpoint, in the order of their names."""
+    """SHA-256 over the files that a checkpoint's weights are read from, in the order of their names."""
     digest = hashlib.sha256()
-    for shard in sorted(folder.glob("*.safetensors")):
-        for chunk in chunks(shard):
+    for shard in _shards(folder):
+        for chunk in chunks(folder / shard):
             digest.update(chunk)
     return digest.hexdigest()
 
@@ -70,18 +83,10 @@ def load(folder: Path) -> Checkpoint:
     """Load a checkpoint in float32, shard by shard.
 
     Raises:
-        ExportError: it is not a LLaVA checkpoint, lacks something, is pickled, wants code of its own to be
-            run, or its weights do not fit its config.
+        ExportError: it is not a LLaVA checkpoint, lacks something, is pickled, quantized or an adapter, wants
+            code of its own to be run, or its weights do not fit its config.
     """
-    config = _read_json(folder / "config.json", "it is not a Hugging Face checkpoint directory")
-    _refuse_code(folder, config)
-    if config.get("model_type") != "llava":
-        raise ExportError(
-            f"{folder} is a {config.get('model_type')} checkpoint; LlavaForConditionalGeneration (llava) can "
-            "be exported"
-        )
-    if lacking := _lacking(folder):
-        raise ExportError(f"{folder} has no {' and no '.join(lacking)}")
+    _check_folder(folder)
     transformers.logging.set_verbosity_error()  # its advice is for its own callers
     transformers.logging.disable_progress_bar()
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -89,7 +94,12 @@ def load(folder: Path) -> Checkpoint:
         check_config(transformers.AutoConfig.from_pretrained(folder, **local))
         processor = transformers.AutoProcessor.from_pretrained(folder, use_fast=None, **local)
         model, report = transformers.LlavaForConditionalGeneration.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **local
+            folder,
+            use_safetensors=True,
+            dtype=torch.float32,
+            attn_implementation=_ATTENTION,
+            output_loading_info=True,
+            **local,
         )
     except ExportError:
         raise
@@ -97,12 +107,36 @@ def load(folder: Path) -> Checkpoint:
         reason = " ".join(str(error).split())[:300]
         raise ExportError(f"transformers cannot load {folder}: {reason}") from None
     _check_report(folder, report)
+    if lacking := [n for n in ("tokenizer", "image_processor", "image_token") if not hasattr(processor, n)]:
+        raise ExportError(f"the processor of {folder}, a {type(processor).__name__}, has no {lacking[0]}")
     return Checkpoint(folder, model.eval(), processor)
 
 
+def _check_folder(folder: Path) -> None:
+    config = _read_json(folder / "config.json", "it is not a Hugging Face checkpoint directory")
+    if (folder / "adapter_config.json").exists():
+        raise ExportError(f"{folder} is an adapter (adapter_config.json): merge it into the checkpoint first")
+    _refuse_code(folder)
+    if config.get("model_type") != "llava":
+        raise ExportError(
+            f"{folder} is a {config.get('model_type')} checkpoint; LlavaForConditionalGeneration (llava) can "
+            "be exported"
+        )
+    if any("quantization_config" in part for part in _objects(config)):
+        raise ExportError(
+            f"{folder} is quantized (quantization_config in config.json): export full-precision weights"
+        )
+    if lacking := _lacking(folder):
+        raise ExportError(f"{folder} has no {' and no '.join(lacking)}")
+    if (folder / _SINGLE).is_file() and _shards(folder) != [_SINGLE]:
+        raise ExportError(f"{folder} has {_SINGLE} and an index of other files: remove the one that is stale")
+
+
 def _read_json(path: Path, otherwise: str) -> dict[str, Any]:
-    if not path.is_file():
+    if not path.exists():
         raise ExportError(f"{path.parent} has no {path.name}: {otherwise}")
+    if not path.is_file():
+        raise ExportError(f"{path} is not a file; a JSON file is expected")
     try:
         tree = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -112,21 +146,50 @@ def _read_json(path: Path, otherwise: str) -> dict[str, Any]:
     return tree
 
 
-def _refuse_code(folder: Path, config: dict[str, Any]) -> None:
-    parts = {"config.json": config}
-    parts |= {path.name: _read_json(path, "") for path in folder.glob("*config.json")}
-    for name, part in parts.items():
-        if "auto_map" in part:
-            raise ExportError(f"{folder / name} wants code of the checkpoint to be run (auto_map): refused")
+def _objects(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A JSON object and all within it."""
+    waiting: list[Any] = [tree]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield part
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+
+
+def _refuse_code(folder: Path) -> None:
+    for path in sorted(folder.glob("*config*.json")):
+        for part in _objects(_read_json(path, "it was there a moment ago")):
+            if "auto_map" in part:
+                raise ExportError(f"{path} wants code of the checkpoint to be run (auto_map): refused")
+            for key, value in part.items():
+                if _ATTENTION_KEY.match(key) and value not in _OWN_ATTENTION:
+                    raise ExportError(
+                        f"{path} wants other code to be run ({key} is {value!r}, not eager or sdpa): refused"
+                    )
+
+
+def _shards(folder: Path) -> list[str]:
+    """Names of the files that hold the weights: those of the index, or the only one."""
+    if not (folder / _INDEX).exists():
+        return [_SINGLE]
+    shards = _read_json(folder / _INDEX, "").get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ExportError(f"the weight_map of {folder / _INDEX} is {shards!r:.60}, not an object of file names")
+    for name, shard in shards.items():
+        if not isinstance(shard, str) or not _SHARD.fullmatch(shard) or ".." in shard:
+            raise ExportError(
+                f"the weight_map of {folder / _INDEX} has {shard!r:.60} for {name!r:.60}, not the name of a "
+                "safetensors file beside it"
+            )
+    return sorted(set(shards.values()))
 
 
 def _lacking(folder: Path) -> list[str]:
-    lacking = []
-    if (folder / _INDEX).is_file():
-        shards = _read_json(folder / _INDEX, "").get("weight_map", {})
-        lacking += [name for name in sorted(set(shards.values())) if not (folder / name).is_file()]
-    elif not list(folder.glob("*.safetensors")):
-        lacking.append("*.safetensors (pickled weights are not read)")
+    lacking = [name for name in _shards(folder) if not (folder / name).is_file()]
+    if lacking == [_SINGLE]:
+        lacking = [f"{_SINGLE} (pickled weights are not read)"]
     if not (folder / "tokenizer.json").is_file():
         lacking.append("tokenizer.json (a fast tokenizer)")
     if not (folder / "preprocessor_config.json").is_file():

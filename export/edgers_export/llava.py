@@ -20,6 +20,7 @@ Progress = Callable[[str], None]
 
 VISION_TOWERS = ("clip_vision_model", "siglip_vision_model")
 DECODERS = ("llama", "mistral", "qwen2")
+MOST_POSITIONS = 1 << 24  # that a manifest can state
 # Their rotation depends on how long the text has become, so a position's key would not stay what it was.
 _MOVING_ROTATIONS = ("dynamic", "longrope")
 
@@ -83,15 +84,50 @@ def check_config(config: Any) -> None:  # noqa: ANN401  transformers is untyped
     """Refuse what the graphs cannot express.
 
     Raises:
-        ExportError: another vision tower or decoder, or positions that are rotated by the text's length.
+        ExportError: another vision tower or decoder, features of a layer that the tower has not, or positions
+            that are rotated by the text's length.
     """
     for part, known in ((config.vision_config, VISION_TOWERS), (config.text_config, DECODERS)):
         if part.model_type not in known:
             raise ExportError(f"the checkpoint has a {part.model_type}; {', '.join(known)} can be exported")
+    chosen, layers = config.vision_feature_layer, config.vision_config.num_hidden_layers
+    several = chosen if isinstance(chosen, list) and chosen else [chosen]
+    if not all(type(layer) is int and -layers - 1 <= layer <= layers for layer in several):
+        raise ExportError(
+            f"vision_feature_layer is {chosen!r}; this tower has layers from {-layers - 1} to {layers}"
+        )
     scaling = getattr(config.text_config, "rope_scaling", None) or {}
     kind = scaling.get("rope_type", scaling.get("type"))
     if kind in _MOVING_ROTATIONS:
         raise ExportError(f"the decoder rotates positions by {kind!r}, which changes with the text's length")
+
+
+def image_tokens(config: Any, canvas_size: tuple[int, int]) -> int:  # noqa: ANN401  transformers is untyped
+    """Positions that one image takes, from the config alone.
+
+    Raises:
+        ExportError: the image processor makes another size than the vision tower takes.
+    """
+    vision = config.vision_config
+    size, patch = vision.image_size, vision.patch_size
+    if canvas_size != (size, size):
+        raise ExportError(
+            f"the image processor makes {canvas_size[1]}x{canvas_size[0]}; the vision tower takes {size}x{size}"
+        )
+    tokens: int = (size // patch) ** 2
+    tokens += vision.model_type == "clip_vision_model"  # its class token
+    return tokens - (config.vision_feature_select_strategy == "default")
+
+
+def halve(model: Any) -> None:  # noqa: ANN401  transformers is untyped
+    """Turn the weights to float16, and nothing else.
+
+    Buffers keep their type: a rotation's frequencies in float16 would turn far positions by whole radians.
+    """
+    kept = [(part, name, old) for part in model.modules() for name, old in part.named_buffers(recurse=False)]
+    model.half()
+    for part, name, old in kept:
+        part._buffers[name] = old
 
 
 def longest(config: Any, wanted: int | None) -> int:  # noqa: ANN401  transformers is untyped
@@ -105,10 +141,14 @@ def longest(config: Any, wanted: int | None) -> int:  # noqa: ANN401  transforme
         wanted: positions that were asked for, if any.
 
     Raises:
-        ExportError: more are wanted than the decoder has.
+        ExportError: more are wanted than the decoder has, or it does not say how many it has.
     """
     text = config.text_config
-    most: int = text.max_position_embeddings
+    most = text.max_position_embeddings
+    if type(most) is not int or not 1 <= most <= MOST_POSITIONS:
+        raise ExportError(
+            f"max_position_embeddings is {most!r}; a decoder has between 1 and {MOST_POSITIONS} positions"
+        )
     sliding = getattr(text, "sliding_window", None)
     if sliding and (text.model_type != "qwen2" or text.use_sliding_window):
         most = min(most, sliding)

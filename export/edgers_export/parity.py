@@ -83,6 +83,7 @@ def reference(
                 pad_token_id=0,
                 eos_token_id=model.lm_head.out_features,  # no token has this id, so nothing stops early
             ),
+            use_model_defaults=False,  # a checkpoint may like to sample, or to punish repetition
             output_logits=True,
             return_dict_in_generate=True,
         )

@@ -19,7 +19,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgers.oracle.base import RESERVED
-from edgers_engines.bundle import MAX_FILES, MAX_MANIFEST_BYTES, MAX_PARSED_BYTES
+from edgers_engines.bundle import MAX_FILES, MAX_GRAPH_BYTES, MAX_MANIFEST_BYTES, MAX_TOKENIZER_BYTES
 from edgers_engines.errors import BackendError, BundleError
 
 GRAPHS = ("vision.onnx", "embed.onnx", "decoder.onnx")
@@ -366,6 +366,12 @@ def tokenizer(edit):
     return damage
 
 
+def replacing(pattern, content, times=1):
+    """A normalizer that replaces, over and over."""
+    step = {"type": "Replace", "pattern": pattern, "content": content}
+    return {"type": "Sequence", "normalizers": [step] * times}
+
+
 class Payload:
     """What a pickle under another name would do if anyone unpickled it."""
 
@@ -611,10 +617,10 @@ IN_FILES = (
     *(
         case(
             f"oversized-{name}",
-            sparse(name, MAX_PARSED_BYTES + 1),
-            f"{name}: it has {MAX_PARSED_BYTES + 1} bytes; at most {MAX_PARSED_BYTES}",
+            sparse(name, most + 1),
+            f"{name}: it has {most + 1} bytes; at most {most}",
         )
-        for name in ("vision.onnx", "tokenizer.json")
+        for name, most in (("vision.onnx", MAX_GRAPH_BYTES), ("tokenizer.json", MAX_TOKENIZER_BYTES))
     ),
     *(
         case(
@@ -711,6 +717,30 @@ LATER = (
         tokenizer(lambda t: t["model"]["vocab"].update(robot=96)),
         BundleError,
         "token id 96; the model's are below 96",
+    ),
+    later(
+        "text-that-grows",
+        tokenizer(lambda t: t.update(normalizer=replacing({"String": "o"}, "oo"))),
+        BundleError,
+        "makes texts longer: it replaces .*'o'.* by 'oo'",
+    ),
+    later(
+        "text-that-grows-by-patterns",
+        tokenizer(lambda t: t.update(normalizer=replacing({"Regex": ""}, "o", times=5))),
+        BundleError,
+        "makes texts longer",
+    ),
+    later(
+        "a-normalizer-that-panics",
+        tokenizer(lambda t: t.update(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"})),
+        BundleError,
+        NO_TOKENIZER,
+    ),
+    later(
+        "a-control-token-that-a-user-can-spell",
+        tokenizer(lambda t: t["added_tokens"][0].update(special=False)),
+        BundleError,
+        "adds the token .* without marking it as special",
     ),
     later("pickle-as-weights", weights_as_pickle, BackendError, FAILED_TEST),
     later("weights-of-nan", lambda r: fill(r, b"\xff"), BackendError, FAILED_TEST),

@@ -269,7 +269,7 @@ def reads(monkeypatch):
     class Spy:
         from_buffer = staticmethod(spied("tokenizer", tokenizers.Tokenizer.from_buffer))
 
-    monkeypatch.setattr("edgers_engines.prompt.Tokenizer", Spy)
+    monkeypatch.setattr("edgers_engines.tokenizer.Tokenizer", Spy)
     return calls
 
 

@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from edgers_engines import self_test
 from edgers_engines.bundle import Bundle
-from edgers_engines.errors import BackendError, BundleError
+from edgers_engines.errors import BackendError
 from edgers_engines.self_test import POISON, canvases, check, forced_logits
 from edgers_engines.vlm import VisionLanguageModel
 from tests.engines.hostile_bundles import GRAPHS, rehash
@@ -226,7 +226,7 @@ class TestTolerance:
         other = msgspec.structs.replace(stored, steps=tuple(map(tuple, steps)))
         refused(changed(model, self_test=other), difference="0.5")
 
-    def test_a_question_that_no_memory_holds_is_the_bundles_fault(self, model, monkeypatch):
+    def test_a_question_that_no_memory_holds_is_not_begun(self, model, monkeypatch):
         monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 1}.__getitem__)
-        with pytest.raises(BundleError, match=r"self-test cannot be asked: 2 rows of \d+ positions need"):
+        with pytest.raises(BackendError, match="not enough memory for the self-test"):
             check(model)

@@ -425,7 +425,7 @@ class TestRefused:
         """The system would grant it, and kill the process once it is written to."""
         monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 256}.__getitem__)
         ask(1)
-        with pytest.raises(InputError, match=r"64 rows of \d+ positions need .* GiB.*has 0.000977: use a sm"):
+        with pytest.raises(MemoryError, match=r"64 rows of \d+ positions need .* GiB.*has 0.000977"):
             ask(64)
 
     @pytest.mark.parametrize(("more", "fits"), [(10**4, True), (-(10**4), False)])
@@ -435,7 +435,7 @@ class TestRefused:
         if fits:
             ask(8, max_new_tokens=1)
         else:
-            with pytest.raises(InputError, match="8 rows of"):
+            with pytest.raises(MemoryError, match="8 rows of"):
                 ask(8, max_new_tokens=1)
 
     @pytest.mark.parametrize("count", [0, 3])
