@@ -106,7 +106,9 @@ class Poll:
         answered = time.perf_counter()
         self.seconds["model"] += answered - drawn
         labels = label(self._oracle, answers)
-        self._texts.update(answer.text for answer in answers)
+        # Held to choices, a row ends where its choice is settled: the label is what it would have gone on to say.
+        constrained = self._oracle.constraint is not None
+        self._texts.update(labels if constrained else (answer.text for answer in answers))
         self.smallest_margin = min(self.smallest_margin, *(answer.margin for answer in answers))
         self.seconds["oracle"] += time.perf_counter() - answered
         return labels

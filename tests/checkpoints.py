@@ -5,6 +5,7 @@ Every one is written to disk as a Hugging Face directory and read back by transf
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,19 @@ def write(miniature: Miniature, folder: Path, *, seed: int = 0) -> Path:
         chat_template=_chat_template(miniature.template),
     ).save_pretrained(folder)
     return folder
+
+
+def make_ordinary(folder: Path, *tokens: str) -> None:
+    """Let these tokens be added ones that are not special, as some real checkpoints have their controls."""
+    tree = json.loads((folder / "tokenizer.json").read_text())
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    for token in (*tree["added_tokens"], *config["added_tokens_decoder"].values()):
+        token["special"] = token["special"] and token["content"] not in tokens
+    names = config["additional_special_tokens"]
+    config["additional_special_tokens"] = [name for name in names if name not in tokens]
+    (folder / "tokenizer.json").write_text(json.dumps(tree))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "special_tokens_map.json").unlink()
 
 
 def _spread(model: Any) -> None:

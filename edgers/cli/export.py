@@ -12,7 +12,8 @@ import click
 
 from edgers.cli.options import PATH, json_option
 from edgers.cli.output import print_json, stderr
-from edgers_engines.errors import EdgersError
+from edgers_engines.atomic import check_new
+from edgers_engines.errors import EdgersError, InputError
 
 if TYPE_CHECKING:
     from edgers_engines.manifest import Precision
@@ -46,15 +47,17 @@ def command(
     as_json: bool,
 ) -> int:
     """Turn a local Hugging Face LLaVA checkpoint into a bundle, and compare it with PyTorch."""
-    try:
-        from edgers_export.bundle import export_bundle
-    except ImportError as error:
-        raise EdgersError(
-            f"exporting needs the workstation side ({error.name} is missing): install edgers[export]"
-        ) from None
-
+    check_new(out)  # before torch is imported, which takes a while
+    if not checkpoint.is_dir():
+        raise InputError(f"there is no folder {checkpoint}: download the checkpoint first, nothing here does")
     start = time.perf_counter()
     with _stages() as progress:
+        try:
+            from edgers_export.bundle import export_bundle
+        except ImportError as error:
+            raise EdgersError(
+                f"exporting needs the workstation side ({error.name} is missing): install edgers[export]"
+            ) from None
         bundle = export_bundle(
             checkpoint,
             out,
@@ -82,19 +85,22 @@ def command(
 
 @contextmanager
 def _stages() -> Iterator[Progress]:
-    """Each stage on its own line of stderr, with the seconds it took."""
+    """Each stage on a line of stderr with the seconds it took; silent where stderr is not a terminal."""
     from rich.progress import Progress as Bar
     from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = stderr()
     columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Bar(*columns, console=console) as bar:
+    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
 
         def next_stage(name: str) -> None:
-            for task in bar.tasks:
-                bar.update(task.id, total=1, completed=1)
+            end_stage()
             bar.add_task(name, total=None)
 
+        def end_stage() -> None:
+            for task in bar.tasks:
+                bar.update(task.id, total=1, completed=1)
+
+        next_stage("import PyTorch")
         yield next_stage
-        next_stage("done")
-        bar.update(bar.tasks[-1].id, total=1, completed=1)
+        end_stage()

@@ -21,7 +21,7 @@ Rows = Iterator[tuple[str, str]]
 
 
 @click.command("inspect")
-@click.argument("path", type=PATH, metavar="BUNDLE", required=False)
+@click.argument("path", type=PATH, metavar="[BUNDLE]", required=False)
 @json_option
 def command(*, path: Path | None, as_json: bool) -> int:
     """Check a bundle's files and manifest and show what it is; the demo bundle unless one is given."""

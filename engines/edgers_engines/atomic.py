@@ -26,6 +26,10 @@ def check_new(path: Path) -> None:
         raise InputError(f"cannot write {path}: a path cannot hold a null byte")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is not a folder: make it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(
+            f"cannot write {path}: no permission to write into {path.parent}; choose another folder"
+        )
     try:
         path.lstat()
     except FileNotFoundError:

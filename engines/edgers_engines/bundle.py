@@ -121,12 +121,17 @@ class Bundle:
 def _regular_files(root: Path, *, hard_links: bool) -> set[str]:
     try:
         if not stat.S_ISDIR(root.lstat().st_mode):
-            raise BundleError(f"{root} is not a directory (links are not followed); a bundle is one")
+            raise BundleError(
+                f"{root} is not a directory, which a bundle is: a packed one is unpacked first "
+                "(`edgers unpack`), and links are not followed"
+            )
         with os.scandir(root) as entries:
             some = islice(entries, MAX_FILES + 1)
             found = {entry.name: entry.stat(follow_symlinks=False) for entry in some}
     except (OSError, ValueError) as error:
-        raise BundleError(f"cannot read the bundle {str(root)!r}: {error}") from None
+        raise BundleError(
+            f"cannot read the bundle {str(root)!r}: {getattr(error, 'strerror', None) or error}"
+        ) from None
     if len(found) > MAX_FILES:
         raise BundleError(f"{root} holds more than {MAX_FILES} entries; a bundle has at most as many")
     for name, status in found.items():

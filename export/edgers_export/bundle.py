@@ -34,7 +34,7 @@ from edgers_engines.vlm import VisionLanguageModel
 from edgers_export import checkpoint
 from edgers_export.checkpoint import Checkpoint
 from edgers_export.errors import ExportError
-from edgers_export.llava import Vision, dimensions, longest, write_graphs
+from edgers_export.llava import Vision, dimensions, halve, image_tokens, longest, write_graphs
 from edgers_export.onnx import WEIGHTS, GraphWriter
 from edgers_export.parity import Reference, compare, reference
 from edgers_export.processor import read_normalisation, read_preparation
@@ -51,6 +51,7 @@ FINEST_MARGIN = 2.0**-18
 LEAST_EQUAL: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.95}
 TOKENIZER = "tokenizer.json"
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # manifest.Name
 _PARITY_ROWS, _PARITY_STEPS = 8, 16
 _PARITY_PROMPT = "What should the robot do?"
 _UNMEASURED = Parity(
@@ -78,7 +79,7 @@ def export_bundle(
     Args:
         folder: Hugging Face directory with safetensors, config, tokenizer and processor.
         out: directory to make; it appears only when everything in it is complete.
-        name: the bundle's name; the checkpoint folder's unless given.
+        name: the bundle's name; the last part of `out`, without what a name cannot have, unless given.
         licence: the weights' licence, for the manifest.
         oracles: rule oracles to carry.
         precision: of weights and activations; canvas and logits are float32 in both.
@@ -94,13 +95,14 @@ def export_bundle(
         InputError: `out` is there already.
         ExportError: the checkpoint lacks something, or the graphs do not answer as PyTorch does.
     """
+    name = _checked_name(name or _NOT_IN_A_NAME.sub("-", out.name).strip("-._") or "bundle")
     out.parent.mkdir(parents=True, exist_ok=True)
     check_new(out)
     with new_folder(out) as scratch:
         manifest, want = _write(
             folder,
             scratch,
-            name=name or _NOT_IN_A_NAME.sub("-", out.name).strip("-._") or "bundle",
+            name=name,
             licence=licence,
             oracles=oracles,
             precision=precision,
@@ -138,18 +140,21 @@ def _write(
     preparation = read_preparation(processor.image_processor)
     tokenizer = read_tokenizer(processor)
     template = read_template(processor, tokenizer, model.config.image_token_id)
+    ids = prompt_ids(tokenizer, template, _PARITY_PROMPT)
+    _check_length(positions, image_tokens(model.config, preparation.canvas_size), ids)
+    end_tokens = source.end_tokens
     progress("ask PyTorch")
     vision = Vision(model, normalisation)
     want = reference(
         model,
         vision,
-        prompt_ids(tokenizer, template, _PARITY_PROMPT),
+        ids,
         _PARITY_PROMPT,
         canvases=self_test.canvases(preparation.canvas_size, _PARITY_ROWS),
         steps=_PARITY_STEPS,
     )
     if precision == "fp16":
-        model.half()
+        halve(model)
     with GraphWriter(scratch, opset) as writer:
         graphs = write_graphs(
             model,
@@ -169,9 +174,7 @@ def _write(
         provenance=_provenance(source),
         preparation=preparation,
         prompt=template,
-        decoding=Decoding(
-            end_tokens=source.end_tokens, max_new_tokens=max_new_tokens, margin_tolerance=math.inf
-        ),
+        decoding=Decoding(end_tokens=end_tokens, max_new_tokens=max_new_tokens, margin_tolerance=math.inf),
         dimensions=dimensions(model, _image_tokens(graphs), positions),
         graphs=graphs,
         weights=WEIGHTS,
@@ -189,7 +192,7 @@ def _measured(scratch: Path, manifest: Manifest, want: Reference) -> Manifest:
     """The manifest with what the graphs, loaded as a device loads them, gave beside PyTorch.
 
     Raises:
-        ExportError: they are not the same model.
+        ExportError: they are not the same model, or so coarse that the margin guard would trust few tokens.
     """
     parsed = [file for file in manifest.files if file.path != manifest.weights]
     contents = {file.path: (scratch / file.path).read_bytes() for file in parsed}
@@ -201,8 +204,33 @@ def _measured(scratch: Path, manifest: Manifest, want: Reference) -> Manifest:
         )
     rounding = FINEST_MARGIN * float(np.abs(want.logits).max())
     tolerance = max(MARGIN_FACTOR * parity.largest_logit_difference, rounding)
+    second, best = np.moveaxis(np.partition(want.logits, -2, axis=-1)[..., -2:], -1, 0)
+    if tolerance > (lead := float(np.median(best - second))):
+        raise ExportError(
+            f"{manifest.precision} is too coarse for this checkpoint: the margin tolerance would be "
+            f"{tolerance:.2g}, but the best token leads by {lead:.2g} in the median"
+            + ("; export it in fp32" if manifest.precision != "fp32" else "")
+        )
     decoding = replace(manifest.decoding, margin_tolerance=tolerance)
     return replace(manifest, parity=parity, decoding=decoding)
+
+
+def _checked_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ExportError(
+            f"the bundle's name {name!r:.130} has {len(name)} characters; a name has at most "
+            "100, of letters, digits and . _ -: choose another --out"
+        )
+    return name
+
+
+def _check_length(positions: int, image: int, ids: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    needed = len(ids[0]) + image + len(ids[1]) + 1
+    if positions < needed:
+        raise ExportError(
+            f"--max-length is {positions}; the image ({image} tokens), a short question and one token of an "
+            f"answer need {needed}"
+        )
 
 
 def _image_tokens(graphs: Graphs) -> int:

@@ -176,7 +176,9 @@ def _shards(folder: Path) -> list[str]:
         return [_SINGLE]
     shards = _read_json(folder / _INDEX, "").get("weight_map")
     if not isinstance(shards, dict) or not shards:
-        raise ExportError(f"the weight_map of {folder / _INDEX} is {shards!r:.60}, not an object of file names")
+        raise ExportError(
+            f"the weight_map of {folder / _INDEX} is {shards!r:.60}, not an object of file names"
+        )
     for name, shard in shards.items():
         if not isinstance(shard, str) or not _SHARD.fullmatch(shard) or ".." in shard:
             raise ExportError(

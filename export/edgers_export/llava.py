@@ -112,11 +112,12 @@ def image_tokens(config: Any, canvas_size: tuple[int, int]) -> int:  # noqa: ANN
     size, patch = vision.image_size, vision.patch_size
     if canvas_size != (size, size):
         raise ExportError(
-            f"the image processor makes {canvas_size[1]}x{canvas_size[0]}; the vision tower takes {size}x{size}"
+            f"the image processor makes {canvas_size[1]}x{canvas_size[0]}; the vision tower takes a square "
+            f"of {size}"
         )
-    tokens: int = (size // patch) ** 2
-    tokens += vision.model_type == "clip_vision_model"  # its class token
-    return tokens - (config.vision_feature_select_strategy == "default")
+    class_token = vision.model_type == "clip_vision_model"
+    dropped = config.vision_feature_select_strategy == "default"
+    return int((size // patch) ** 2 + class_token - dropped)
 
 
 def halve(model: Any) -> None:  # noqa: ANN401  transformers is untyped
