@@ -106,7 +106,7 @@ class Poll:
         answered = time.perf_counter()
         self.seconds["model"] += answered - drawn
         labels = label(self._oracle, answers)
-        # Held to choices, a row ends where its choice is settled: the label is what it would have gone on to say.
+        # Held to choices, a row ends where its choice is settled; its label is what it would have said.
         constrained = self._oracle.constraint is not None
         self._texts.update(labels if constrained else (answer.text for answer in answers))
         self.smallest_margin = min(self.smallest_margin, *(answer.margin for answer in answers))
