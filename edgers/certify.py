@@ -88,8 +88,6 @@ class Certifier:
         batch_size: int | None = None,
         backend: Backend | None = None,
     ) -> None:
-        if not isinstance(bundle, Bundle):
-            raise InputError(f"a certifier takes a bundle, not {bundle!r}: see Bundle.load(path)")
         self.sigma, self.alpha = check_sigma(_real("sigma", sigma)), _real("alpha", alpha)
         self.samples, self.selection = _whole("samples", samples), _whole("selection", selection)
         self.batch_size = DEFAULT_BATCH_SIZE if batch_size is None else _whole("batch_size", batch_size)
@@ -100,6 +98,8 @@ class Certifier:
             raise InputError(str(error)) from None
         if not 1 <= selection <= MAX_SAMPLES:
             raise InputError(f"selection is {selection}; it must lie between 1 and {MAX_SAMPLES}")
+        if not isinstance(bundle, Bundle):
+            raise InputError(f"a certifier takes a bundle, not {bundle!r}: see Bundle.load(path)")
         self.model = VisionLanguageModel(bundle, backend)
         self.bundle = bundle
 

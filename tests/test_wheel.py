@@ -85,6 +85,7 @@ def test_every_command_works_from_the_wheel_alone(environment, tmp_path):
 
 
 def test_a_command_that_needs_more_says_what_to_install(environment, tmp_path):
+    (tmp_path / "model").mkdir()
     for arguments, extra in (
         (("export", "model", "--out", "bundle"), "edgers[export]"),
         ((*CERTIFY, "--plot", "p.png"), "edgers[plot]"),
