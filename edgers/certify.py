@@ -45,7 +45,7 @@ from edgers_engines.vlm import Question, VisionLanguageModel
 DEFAULT_SAMPLES = 100
 DEFAULT_SELECTION = 16
 DEFAULT_ALPHA = 0.001
-DEFAULT_BATCH_SIZE = 32  # 16 to 50 are equally fast, and memory grows with it: bench/ablation.py
+DEFAULT_BATCH_SIZE = 32  # 16 to 50 are alike in speed, and memory grows: bench/ablation.py
 
 COMPOSITE = Assumption(
     mode="composite",
