@@ -86,7 +86,7 @@ class OnnxRuntimeBackend(Backend):
         # An arena keeps all it ever held: after a batch that was too large, a smaller one would find nothing.
         options.enable_cpu_mem_arena = False
         # Threads that spin while they wait take the cores from whoever draws the next noise: on two cores the
-        # demo model took about twice as long; on a model of 37 million parameters the difference was not clear
+        # demo model took about twice as long; at 37 million parameters the difference was not clear
         # (bench/ablation.py).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # errors come as exceptions; a second copy on stderr is one too many
