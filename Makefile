@@ -24,6 +24,10 @@ lint: $(FULL)/.installed
 bench: $(FULL)/.installed $(DEVICE)/.installed
 	$(FULL)/bin/python bench/certify.py $(DEVICE)/bin/edgers
 	$(FULL)/bin/python bench/outside.py
+	$(FULL)/bin/python bench/bounds.py
+	$(FULL)/bin/python bench/decisions.py
+	$(FULL)/bin/python bench/sequential.py
+	$(FULL)/bin/python bench/gate.py
 	$(FULL)/bin/python bench/against_transformers.py build/miniature
 	$(FULL)/bin/python bench/ablation.py build/miniature
 

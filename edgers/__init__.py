@@ -14,16 +14,18 @@ from edgers_engines.version import __version__
 if TYPE_CHECKING:
     from edgers.certificate import Certificate
     from edgers.certify import Certifier
+    from edgers.gate import Gate
     from edgers_engines.bundle import Bundle
     from edgers_engines.errors import EdgersError
 
-__all__ = ["Bundle", "Certificate", "Certifier", "EdgersError", "__version__"]
+__all__ = ["Bundle", "Certificate", "Certifier", "EdgersError", "Gate", "__version__"]
 
 _HOMES = {
     "Bundle": "edgers_engines.bundle",
     "Certificate": "edgers.certificate",
     "Certifier": "edgers.certify",
     "EdgersError": "edgers_engines.errors",
+    "Gate": "edgers.gate",
 }
 
 

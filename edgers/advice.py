@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
+from dataclasses import replace
 
-from edgers.certificate import Certificate, conclude
+from edgers.certificate import Certificate
+from edgers.ending import CANCELLED, DEADLINE, OUT_OF_REACH
 from edgers.oracle.base import FAILED, OTHER, RESERVED, UNDECIDED
 
 SMALL_RADIUS = 0.1
@@ -64,9 +67,18 @@ def advice(certificate: Certificate) -> list[str]:
 
 
 def _abstention(c: Certificate) -> str:
+    if c.stopped_because in (DEADLINE, CANCELLED):
+        return (
+            f"{c.stopped_because.capitalize()} after {c.samples_counted} of {c.n} samples: allow more time."
+        )
     if c.label in RESERVED:
         return _RESERVED_ADVICE[c.label]
-    share = c.votes.certification[c.label] / c.n
+    share = c.votes.certification[c.label] / c.samples_counted
+    if c.stopped_because == OUT_OF_REACH:
+        return (
+            f"{share:.0%} of {c.samples_counted} samples say {c.label!r}: too few for a radius of "
+            f"{c.target_radius:g}. Ask for a smaller one, take a clearer image, or ask another question."
+        )
     if (needed := _samples_needed(c, share)) is not None:
         return (
             f"{share:.0%} of the samples say {c.label!r}, but {c.n} are too few to be sure; about --samples "
@@ -77,7 +89,8 @@ def _abstention(c: Certificate) -> str:
     rival = max(others, key=lambda name: others[name])
     return (
         f"The model is uncertain under this noise: {share:.0%} {c.label!r} against "
-        f"{others[rival] / c.n:.0%} {rival!r}. Lower --sigma, take a clearer image, or ask another question."
+        f"{others[rival] / c.samples_counted:.0%} {rival!r}. Lower --sigma, take a clearer image, or ask "
+        "another question."
     )
 
 
@@ -85,16 +98,9 @@ def _samples_needed(c: Certificate, share: float) -> int | None:
     """The smallest round number of samples that would certify at this share, if there is one."""
     for samples in _ROUND_SAMPLES:
         if samples > c.n:
-            votes = {c.label: int(share * samples), OTHER: samples - int(share * samples)}
-            conclusion = conclude(
-                c.label,
-                votes,
-                alpha=c.alpha,
-                sigma=c.sigma,
-                total_variation=c.sampler.total_variation,
-                values=c.values,
-                operator_norm=c.preparation.operator_norm,
-            )
-            if conclusion.certified:
-                return samples
+            agreeing = int(share * samples)
+            votes = {**dict.fromkeys(c.votes.certification, 0), c.label: agreeing, OTHER: samples - agreeing}
+            with suppress(ValueError):  # so many could contradict what the mode assumes
+                if replace(c.rule, samples=samples).conclude(c.label, votes).certified:
+                    return samples
     return None

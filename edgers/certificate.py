@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from edgers.oracle.base import RESERVED, OracleRecord
-from edgers.smoothing.bounds import clopper_pearson_lower
-from edgers.smoothing.radius import certified_radius
+from edgers.assumption import Assumption, mode_of
+from edgers.ending import Ending
+from edgers.oracle.base import OracleRecord
+from edgers.rule import Method, Rule
 from edgers_engines.engine import EngineRecord
 from edgers_engines.errors import EdgersError
 from edgers_engines.files import read_regular
@@ -19,12 +19,6 @@ from edgers_engines.image import CameraSide, Preparation
 from edgers_engines.manifest import Count, NonNegative, Sha256, Token
 from edgers_engines.noise import LATTICE_STEP
 from edgers_engines.records import Record, dump, parse
-
-FLOOR = 0.5  # a certified class keeps the majority; other floors are a matter of `edgers radius`
-ALL_SAMPLES: Literal["all samples were drawn"] = "all samples were drawn"
-RESERVED_SELECTED: Literal["the selection chose a class that is never certified"] = (
-    "the selection chose a class that is never certified"
-)
 
 MAX_CERTIFICATE_BYTES = 4 << 20
 
@@ -45,15 +39,6 @@ class VoteRecord(Record, frozen=True, kw_only=True):
 
     selection: Votes
     certification: Votes
-
-
-class Assumption(Record, frozen=True, kw_only=True):
-    """What the certificate takes for granted; `calibration` holds counts in the modes that need them."""
-
-    mode: Literal["composite"]
-    parameters: dict[str, float]
-    calibration: None
-    sentence: str
 
 
 class PreparationRecord(Record, frozen=True, kw_only=True):
@@ -93,12 +78,14 @@ class DecodingRecord(Record, frozen=True, kw_only=True):
 class Certificate(Record, frozen=True, kw_only=True):
     """The claim, its evidence and its circumstances. Abstaining is a result: `certified` is then false.
 
-    `label` is the class that the selection chose, certified or not; `answer` is the certified class.
+    `label` is the class that the selection chose, certified or not; `answer` is the certified class. Where a
+    target radius was asked for, `certified` says that it is reached; `radius` is then what is proven, also
+    where that is less.
     `radius` is in the canvas' unit (values in [0, 1]), `radius_camera` in camera pixels scaled to [0, 1].
     `answers` counts the most frequent generated texts, for a person; nothing is concluded from it.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     label: str
     certified: bool
     radius: float | None
@@ -110,8 +97,9 @@ class Certificate(Record, frozen=True, kw_only=True):
     n_selection: Count
     alpha: Annotated[float, Meta(gt=0, lt=0.5)]
     sigma: float
-    method: Literal["fixed"]
-    target_radius: None
+    method: Method
+    target_radius: Annotated[float, Meta(gt=0)] | None
+    look_every: Count | None
     floor: float
     assumption: Assumption
     norm: Literal["L2"]
@@ -120,8 +108,8 @@ class Certificate(Record, frozen=True, kw_only=True):
     seed: Seed
     seed_source: Literal["operating system", "given"]
     sampler: SamplerRecord
-    samples_spent: Count
-    stopped_because: Literal["all samples were drawn", "the selection chose a class that is never certified"]
+    samples_spent: Annotated[int, Meta(ge=0)]
+    stopped_because: Ending
     batch_size: Count
     threads: Count
     margin: MarginRecord
@@ -142,13 +130,37 @@ class Certificate(Record, frozen=True, kw_only=True):
         return self.label if self.certified else None
 
     @property
+    def rule(self) -> Rule:
+        """What was laid down before the votes.
+
+        Raises:
+            ValueError: the fields do not fit each other.
+        """
+        return Rule(
+            samples=self.n,
+            alpha=self.alpha,
+            sigma=self.sigma,
+            method=self.method,
+            target_radius=self.target_radius,
+            look_every=self.look_every,
+            mode=mode_of(self.assumption),
+            total_variation=self.sampler.total_variation,
+            floor=self.floor,
+        )
+
+    @property
+    def samples_counted(self) -> int:
+        """The certification samples that were drawn; n, where nothing ended them early."""
+        return sum(self.votes.certification.values())
+
+    @property
     def values(self) -> int:
         """How many numbers the canvas holds: 3 * height * width."""
         return 3 * math.prod(self.preparation.canvas_size)
 
     @property
     def largest_uniform_change(self) -> float | None:
-        """The radius as the largest change of every value at once, in steps of 1/255; None on abstention."""
+        """The radius as the largest change of every value at once, in steps of 1/255; None without one."""
         return None if self.radius is None else self.radius / math.sqrt(self.values) * 255
 
     def to_json(self) -> bytes:
@@ -169,51 +181,21 @@ class Certificate(Record, frozen=True, kw_only=True):
         try:
             return parse(data, cls)
         except ValueError as error:
-            raise CertificateError(f"{path} is not a certificate: {error}") from None
+            old = " (edgers reads schema 2: certify anew)" * ("$.schema_version" in str(error))
+            raise CertificateError(f"{path} is not a certificate: {error}{old}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Conclusion:
-    """What follows from the counts; the field names are the certificate's."""
+def camera_radius(radius: float | None, *, values: int, operator_norm: float) -> float | None:
+    """The radius in camera pixels, values scaled to [0, 1].
 
-    q_lower: float
-    p_lower: float
-    certified: bool
-    radius: float | None
-    radius_camera: float | None
-
-
-def conclude(
-    label: str,
-    votes: Votes,
-    *,
-    alpha: float,
-    sigma: float,
-    total_variation: float,
-    values: int,
-    operator_norm: float,
-) -> Conclusion:
-    """Draw the composite conclusion for one class; `verify` draws it again.
-
-    q_lower is the Clopper-Pearson bound; p_lower is lower by the sampler's total variation distance from
-    ideal noise. The camera's radius subtracts 2^-20 * sqrt(values): two images that are off the lattice each
-    move by up to half a step per value when they are put on it.
+    2^-20 * sqrt(values) is subtracted before the division: two images that are off the lattice each move by
+    up to half a step per value when they are put on it.
 
     Args:
-        label: the class, chosen without these votes.
-        votes: the certification samples' votes.
-        alpha: error level.
-        sigma: noise, in the canvas' unit.
-        total_variation: bound for one sample's noise.
+        radius: on the canvas.
         values: how many numbers the canvas holds.
         operator_norm: of the map from camera to canvas.
     """
-    if label in RESERVED:
-        return Conclusion(q_lower=0.0, p_lower=0.0, certified=False, radius=None, radius_camera=None)
-    q_lower = clopper_pearson_lower(votes[label], sum(votes.values()), alpha)
-    p_lower = q_lower.minus(total_variation)
-    radius = certified_radius(p_lower, sigma, FLOOR)
-    camera = None
-    if radius is not None:
-        camera = max((radius - _LATTICE_SHIFT * math.sqrt(values)) / operator_norm, 0.0)
-    return Conclusion(q_lower.value, p_lower.value, radius is not None, radius, camera)
+    if radius is None:
+        return None
+    return max((radius - _LATTICE_SHIFT * math.sqrt(values)) / operator_norm, 0.0)

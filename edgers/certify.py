@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
 import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -16,24 +18,24 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgers.assumption import assumption
 from edgers.certificate import (
-    ALL_SAMPLES,
-    FLOOR,
-    RESERVED_SELECTED,
-    Assumption,
     Certificate,
     DecodingRecord,
     MarginRecord,
     PreparationRecord,
     SamplerRecord,
     VoteRecord,
-    conclude,
+    camera_radius,
 )
-from edgers.oracle.base import RESERVED, Oracle, winner
+from edgers.ending import ALL_SAMPLES, Stop, ending
+from edgers.oracle.base import Oracle, winner
 from edgers.oracle.choices import Choices
 from edgers.oracle.rules import Rules
 from edgers.poll import Poll, Progress
+from edgers.rule import Method, Rule
 from edgers.smoothing.bounds import MAX_SAMPLES, check_alpha, check_counts
+from edgers.smoothing.oracle_error import Composite, Mode
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import Backend
 from edgers_engines.errors import BackendError, InputError
@@ -46,34 +48,27 @@ DEFAULT_SAMPLES = 100
 DEFAULT_SELECTION = 16
 DEFAULT_ALPHA = 0.001
 DEFAULT_BATCH_SIZE = 32  # 16 to 50 are alike in speed, and memory grows: bench/ablation.py
-
-COMPOSITE = Assumption(
-    mode="composite",
-    parameters={},
-    calibration=None,
-    sentence=(
-        "Holds for the label that this oracle gives this model's answer under noise, whatever the oracle's "
-        "errors; it does not say that the label is true. Assumes noise that is independent of the image and "
-        "between samples, and a fixed labelling: bundle, prompt, decoding and oracle as recorded here."
-    ),
-)
+DEFAULT_LOOK = 8  # with a target radius: what a larger batch saves per sample, it spends on samples too many
 
 
 class Certifier:
-    """Certifies answers of one bundle at one noise level with a fixed number of samples.
+    """Certifies answers of one bundle at one noise level by one rule.
 
     Args:
         bundle: verified bundle.
         sigma: standard deviation of the noise, in units where pixel values span [0, 1].
-        samples: n, the samples that count.
+        samples: n, the samples that count; with the methods sequential and batched at most so many.
         alpha: allowed probability of a wrong certificate.
         selection: n0, samples that only choose the class.
-        batch_size: samples answered at once; changes speed and memory. With the margin guard it changes no
-            vote; in free text, where the guard is off, rounding could.
+        method: "fixed", "sequential" or "batched"; see `Rule`.
+        target_radius: for sequential and batched: stop when this radius is certified or out of reach.
+        mode: what is claimed, and what it assumes.
+        batch_size: samples answered at once, and between two looks at a target; changes speed and memory.
+            With the margin guard it changes no vote; in free text, where the guard is off, rounding could.
         backend: where the graphs run; ONNX Runtime on the CPU unless given.
 
     Raises:
-        InputError: a number out of range.
+        InputError: a number out of range, or parts that do not fit each other.
         BackendError: a graph cannot be loaded on the backend.
     """
 
@@ -85,28 +80,58 @@ class Certifier:
         samples: int = DEFAULT_SAMPLES,
         alpha: float = DEFAULT_ALPHA,
         selection: int = DEFAULT_SELECTION,
+        method: Method = "fixed",
+        target_radius: float | None = None,
+        mode: Mode | None = None,
         batch_size: int | None = None,
         backend: Backend | None = None,
     ) -> None:
-        self.sigma, self.alpha = check_sigma(_real("sigma", sigma)), _real("alpha", alpha)
-        self.samples, self.selection = _whole("samples", samples), _whole("selection", selection)
-        self.batch_size = DEFAULT_BATCH_SIZE if batch_size is None else _whole("batch_size", batch_size)
+        default = DEFAULT_BATCH_SIZE if target_radius is None else DEFAULT_LOOK
+        self.batch_size = default if batch_size is None else _whole("batch_size", batch_size)
+        self.selection = _whole("selection", selection)
+        if not 1 <= self.selection <= MAX_SAMPLES:
+            raise InputError(f"selection is {selection}; it must lie between 1 and {MAX_SAMPLES}")
+        samples, alpha = _whole("samples", samples), _real("alpha", alpha)
+        sigma = check_sigma(_real("sigma", sigma))
         try:
-            check_alpha(alpha)
             check_counts(0, samples)
+            check_alpha(alpha)
+            if not isinstance(bundle, Bundle):
+                raise InputError(f"a certifier takes a bundle, not {bundle!r}: see Bundle.load(path)")
+            self.rule = Rule(
+                samples=samples,
+                alpha=alpha,
+                sigma=sigma,
+                method=method,
+                target_radius=None if target_radius is None else _real("target_radius", target_radius),
+                look_every=None if target_radius is None else self.batch_size,
+                mode=mode or Composite(),
+                total_variation=total_variation_bound(_values(bundle), sigma),
+            )
         except ValueError as error:
             raise InputError(str(error)) from None
-        if not 1 <= selection <= MAX_SAMPLES:
-            raise InputError(f"selection is {selection}; it must lie between 1 and {MAX_SAMPLES}")
-        if not isinstance(bundle, Bundle):
-            raise InputError(f"a certifier takes a bundle, not {bundle!r}: see Bundle.load(path)")
         self.model = VisionLanguageModel(bundle, backend)
         self.bundle = bundle
 
+    def deciding(self, target_radius: float, batch_size: int) -> Certifier:
+        """The same model and numbers, with another target radius and batch size.
+
+        Raises:
+            InputError: the radius is out of range, or out of reach.
+        """
+        other = copy.copy(self)
+        other.batch_size = _whole("batch_size", batch_size)
+        target_radius = _real("target_radius", target_radius)
+        try:
+            other.rule = replace(self.rule, target_radius=target_radius, look_every=other.batch_size)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        return other
+
     @property
     def samples_per_certificate(self) -> int:
-        """n0 + n."""
-        return self.selection + self.samples
+        """n0 + n, the most that one certificate draws."""
+        return self.selection + self.rule.samples
 
     def oracle(self, prompt: str, *, choices: Sequence[str] | None, oracle: str | None) -> Oracle:
         """The oracle for one prompt: the given choices, or one of the bundle's by name.
@@ -134,6 +159,8 @@ class Certifier:
         oracle: str | None = None,
         seed: str | None = None,
         guard: bool | None = None,
+        deadline_ms: float | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
         progress: Progress = lambda _samples: None,
     ) -> Certificate:
         """Certify the answer to one prompt about one image.
@@ -146,6 +173,9 @@ class Certifier:
             seed: 32 hexadecimal digits; fresh bits of the operating system unless given. Whoever knows the
                 seed beforehand can aim at the noise.
             guard: count a sample as undecided when a token's lead is within rounding; on with choices.
+            deadline_ms: milliseconds from now after which no batch is begun; only where the method allows to
+                stop at any time, which is sequential and batched.
+            cancelled: asked between batches, like the deadline; what is proven by then is the certificate.
             progress: called with the number of samples done since the last call; less than 0 when memory ran
                 out and they are answered again in smaller chunks.
 
@@ -155,8 +185,10 @@ class Certifier:
         Raises:
             InputError, ImageError: the question or the image cannot be used.
             BackendError: every sample failed, or there is no memory for even one at a time.
+            ContradictionError: the votes contradict what the mode assumes.
         """
         start = time.perf_counter()
+        stop = self._stop(deadline_ms, cancelled)
         camera = CameraImage.of(image)
         decoded = time.perf_counter()
         steps = self.bundle.manifest.preparation
@@ -165,19 +197,19 @@ class Certifier:
         judge = self.oracle(prompt, choices=choices, oracle=oracle)
         guard = judge.constraint is not None if guard is None else guard
         key = secrets.token_hex(16) if seed is None else check_seed(seed)
-        rows = min(self.batch_size, max(self.samples, self.selection))
+        rows = min(self.batch_size, max(self.rule.samples, self.selection))
         while True:
             ask = partial(self._question, prompt, judge, guard, rows)
-            polled = self._polled(ask, judge, canvas, int(key, 16), progress)
+            polled = self._polled(ask, judge, canvas, seed=int(key, 16), stop=stop, progress=progress)
             if polled is not None:
                 break
             gc.collect()  # a poll and its noise hold each other
             rows = _halved(rows)
-        question, poll, chosen, votes = polled
+        question, poll, votes = polled
         seconds |= {**poll.seconds, **question.seconds, "total": time.perf_counter() - start}
         return self._certificate(
-            label=chosen,
             votes=votes,
+            stop=stop,
             camera=camera,
             judge=judge,
             question=question,
@@ -204,9 +236,11 @@ class Certifier:
         ask: Callable[[], Question],
         judge: Oracle,
         canvas: NDArray[np.float64],
+        *,
         seed: int,
+        stop: Stop,
         progress: Progress,
-    ) -> tuple[Question, Poll, str, VoteRecord] | None:
+    ) -> tuple[Question, Poll, VoteRecord] | None:
         """Select and certify; None when memory runs out, and everything that held it is free again."""
         done = 0
 
@@ -218,22 +252,38 @@ class Certifier:
         poll = None
         try:
             question = ask()
-            poll = Poll(question, judge, canvas, sigma=self.sigma, seed=seed, progress=report)
-            selection = poll.count(Stream.SELECTION, self.selection, (Stream.CERTIFICATION, self.samples))
-            chosen = winner(selection, judge.record.classes)
-            votes = poll.count(Stream.CERTIFICATION, 0 if chosen in RESERVED else self.samples)
+            poll = Poll(question, judge, canvas, sigma=self.rule.sigma, seed=seed, progress=report)
+            samples = self.rule.samples
+            selection = poll.count(
+                Stream.SELECTION, self.selection, (Stream.CERTIFICATION, samples), stop=stop.asked
+            )
+            label = winner(selection, judge.record.classes)
+            votes = poll.count(
+                Stream.CERTIFICATION,
+                samples,
+                stop=lambda votes: ending(self.rule, label, votes) is not None or stop.asked(),
+            )
         except MemoryError:
             if poll is not None:
                 poll.finish()
             progress(-done)
             return None
-        return question, poll, chosen, VoteRecord(selection=selection, certification=votes)
+        return question, poll, VoteRecord(selection=selection, certification=votes)
+
+    def _stop(self, deadline_ms: float | None, cancelled: Callable[[], bool]) -> Stop:
+        if deadline_ms is None:
+            return Stop(None, cancelled)
+        if self.rule.method == "fixed":
+            raise InputError("a fixed number of samples has no deadline: use the method sequential")
+        if not 0 < _real("deadline_ms", deadline_ms) < math.inf:
+            raise InputError(f"the deadline is {deadline_ms} ms; it must be a number above 0")
+        return Stop(deadline_ms, cancelled)
 
     def _certificate(
         self,
         *,
-        label: str,
         votes: VoteRecord,
+        stop: Stop,
         camera: CameraImage,
         judge: Oracle,
         question: Question,
@@ -245,36 +295,28 @@ class Certifier:
         seconds: dict[str, float],
     ) -> Certificate:
         """Draw the conclusion and write everything down, in the record's own order."""
-        manifest = self.bundle.manifest
+        manifest, rule = self.bundle.manifest, self.rule
         steps = manifest.preparation
-        values = 3 * math.prod(steps.canvas_size)
         norm = operator_norm(camera.size, steps)
-        total_variation = total_variation_bound(values, self.sigma)
-        conclusion = conclude(
-            label,
-            votes.certification,
-            alpha=self.alpha,
-            sigma=self.sigma,
-            total_variation=total_variation,
-            values=values,
-            operator_norm=norm,
-        )
+        label = winner(votes.selection, judge.record.classes)
+        conclusion = rule.conclude(label, votes.certification)
         return Certificate(
             label=label,
             certified=conclusion.certified,
             radius=conclusion.radius,
-            radius_camera=conclusion.radius_camera,
+            radius_camera=camera_radius(conclusion.radius, values=_values(self.bundle), operator_norm=norm),
             q_lower=conclusion.q_lower,
             p_lower=conclusion.p_lower,
             votes=votes,
-            n=self.samples,
+            n=rule.samples,
             n_selection=self.selection,
-            alpha=self.alpha,
-            sigma=self.sigma,
-            method="fixed",
-            target_radius=None,
-            floor=FLOOR,
-            assumption=COMPOSITE,
+            alpha=rule.alpha,
+            sigma=rule.sigma,
+            method=rule.method,
+            target_radius=rule.target_radius,
+            look_every=rule.look_every,
+            floor=rule.floor,
+            assumption=assumption(rule.mode),
             norm="L2",
             space="canvas",
             preparation=PreparationRecord(
@@ -286,9 +328,9 @@ class Certifier:
             ),
             seed=seed,
             seed_source=seed_source,
-            sampler=SamplerRecord(name=SAMPLER, total_variation=total_variation),
+            sampler=SamplerRecord(name=SAMPLER, total_variation=rule.total_variation),
             samples_spent=sum(votes.selection.values()) + sum(votes.certification.values()),
-            stopped_because=RESERVED_SELECTED if label in RESERVED else ALL_SAMPLES,
+            stopped_because=stop.reason or ending(rule, label, votes.certification) or ALL_SAMPLES,
             batch_size=question.rows,
             threads=self.model.backend.threads,
             margin=MarginRecord(
@@ -312,6 +354,11 @@ class Certifier:
             timings_ms={stage: round(1000 * spent, 3) for stage, spent in seconds.items()},
             edgers_version=__version__,
         )
+
+
+def _values(bundle: Bundle) -> int:
+    """How many numbers a canvas holds."""
+    return 3 * math.prod(bundle.manifest.preparation.canvas_size)
 
 
 def _real(name: str, value: float) -> float:
@@ -338,6 +385,8 @@ def _whole(name: str, value: int) -> int:
 def _halved(rows: int) -> int:
     """Half the chunk: a sample's noise depends on its number alone, so the votes stay what they were.
 
+    Where it has no half, its largest divisor: each look at a target stays between two chunks.
+
     Raises:
         BackendError: there is no smaller one.
     """
@@ -345,7 +394,7 @@ def _halved(rows: int) -> int:
         raise BackendError(
             "out of memory, even with one sample at a time: end other programs, or use a smaller model"
         )
-    return rows // 2
+    return next((rows // by for by in range(2, math.isqrt(rows) + 1) if rows % by == 0), 1)
 
 
 def check_seed(seed: str) -> str:

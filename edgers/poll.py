@@ -20,6 +20,7 @@ from edgers_engines.vlm import Question
 _TEXTS = 5
 
 Progress = Callable[[int], None]
+Votes = dict[str, int]
 
 
 class Poll:
@@ -53,14 +54,23 @@ class Poll:
         # "noise" is what drawing it cost in wall time: how long the model waited for it.
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
-    def count(self, stream: Stream, samples: int, then: tuple[Stream, int] | None = None) -> dict[str, int]:
-        """Votes of the samples 0 ... samples - 1 of one stream, for every class and the reserved ones.
+    def count(
+        self,
+        stream: Stream,
+        samples: int,
+        then: tuple[Stream, int] | None = None,
+        stop: Callable[[Votes], bool] = lambda _votes: False,
+    ) -> Votes:
+        """Votes of the samples 0, 1, 2, ... of one stream, for every class and the reserved ones.
+
+        What is counted is a prefix in index order: a chunk that was begun counts whole.
 
         Args:
             stream: which use of the noise.
-            samples: how many samples.
+            samples: how many samples at most.
             then: stream and samples of the next count, if there will be one: its first noise is drawn while
                 the last answers of this one are computed. Changes no vote.
+            stop: asked with the votes so far before each chunk; when it says so, no more are drawn.
 
         Raises:
             BackendError: every sample failed; a part that fails is counted as FAILED.
@@ -69,9 +79,11 @@ class Poll:
         upcoming = next(self._chunks(*then), None) if then else None
         following = chain(islice(self._chunks(stream, samples), 1, None), [upcoming])
         for chunk, next_chunk in zip(self._chunks(stream, samples), following, strict=False):
+            if stop(votes):
+                break
             votes.update(self._labels(chunk, next_chunk))
             self._progress(chunk.rows)
-        if samples and votes[FAILED] == samples:
+        if votes[FAILED] and votes[FAILED] == votes.total():
             raise self._failure or BackendError("every sample gave numbers that are not finite")
         return dict(votes)
 

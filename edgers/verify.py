@@ -10,18 +10,14 @@ from pathlib import Path
 
 import msgspec
 
-from edgers.certificate import (
-    ALL_SAMPLES,
-    FLOOR,
-    RESERVED_SELECTED,
-    Certificate,
-    CertificateError,
-    conclude,
-)
-from edgers.certify import COMPOSITE, Certifier
+from edgers.assumption import assumption, mode_of
+from edgers.certificate import Certificate, CertificateError, camera_radius
+from edgers.certify import Certifier
+from edgers.ending import CANCELLED, FROM_OUTSIDE, ending
 from edgers.oracle.base import RESERVED, UNDECIDED, winner
 from edgers.oracle.choices import choices_record
 from edgers.poll import Progress
+from edgers.rule import FLOOR, Rule
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import InputError
@@ -68,36 +64,40 @@ def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
     yield "oracle.classes without repeats", len(set(c.oracle.classes) - set(RESERVED)), len(c.oracle.classes)
     yield "votes.selection's classes", sorted(selection), sorted(classes)
     yield "votes.certification's classes", sorted(votes), sorted(classes)
-    yield "n_selection", c.n_selection, sum(selection.values())
     yield "label", c.label, winner(selection, c.oracle.classes)
-    reserved = c.label in RESERVED
-    yield "stopped_because", c.stopped_because, RESERVED_SELECTED if reserved else ALL_SAMPLES
-    yield "votes.certification's sum", sum(votes.values()), 0 if reserved else c.n
-    yield "samples_spent", c.samples_spent, c.n_selection + sum(votes.values())
-    yield "assumption", c.assumption, COMPOSITE
+    yield "assumption", c.assumption, assumption(mode_of(c.assumption))
+    yield "floor", c.floor, FLOOR
+    yield "preparation.canvas_size", c.preparation.canvas_size, c.preparation.steps.canvas_size
+    yield "sampler.name", c.sampler.name, SAMPLER
+    yield "sampler.total_variation", c.sampler.total_variation, total_variation_bound(c.values, c.sigma)
+    rule = c.rule
+    yield from _samples(c, rule, sum(selection.values()), sum(votes.values()))
     yield "decoding.constrained", c.decoding.constrained, c.oracle.kind == "choices"
     if c.oracle.kind == "choices":
         yield "oracle", c.oracle, choices_record(c.oracle.classes)
     if c.margin.guard and c.margin.smallest is not None and not (selection[UNDECIDED] or votes[UNDECIDED]):
         yield "margin.tolerance is below the smallest margin", c.margin.tolerance < c.margin.smallest, True
-    yield "floor", c.floor, FLOOR
-    yield "preparation.canvas_size", c.preparation.canvas_size, c.preparation.steps.canvas_size
     norm = operator_norm(c.preparation.camera_size, c.preparation.steps)
     yield "preparation.operator_norm", c.preparation.operator_norm, norm
-    yield "sampler.name", c.sampler.name, SAMPLER
-    total_variation = total_variation_bound(c.values, c.sigma)
-    yield "sampler.total_variation", c.sampler.total_variation, total_variation
-    conclusion = conclude(
-        c.label,
-        votes,
-        alpha=c.alpha,
-        sigma=c.sigma,
-        total_variation=total_variation,
-        values=c.values,
-        operator_norm=norm,
-    )
-    for field in ("q_lower", "p_lower", "certified", "radius", "radius_camera"):
+    conclusion = rule.conclude(c.label, votes)
+    for field in ("q_lower", "p_lower", "certified", "radius"):
         yield field, getattr(c, field), getattr(conclusion, field)
+    camera = camera_radius(c.radius, values=c.values, operator_norm=norm)
+    yield "radius_camera", c.radius_camera, camera
+
+
+def _samples(c: Certificate, rule: Rule, selected: int, counted: int) -> Iterator[tuple[str, object, object]]:
+    """Are there as many votes as the rule and the reason for stopping allow?"""
+    # Who cancels a fixed number of samples gets a certificate that proves nothing. It has no deadline.
+    outside = c.stopped_because == CANCELLED or (c.stopped_because in FROM_OUTSIDE and c.method != "fixed")
+    selecting = outside and counted == 0 and selected < c.n_selection
+    yield "n_selection", c.n_selection, c.n_selection if selecting else selected
+    most = 0 if c.label in RESERVED else c.n
+    whole = c.method == "fixed" and not outside
+    yield "votes.certification's sum", counted, most if whole else min(counted, most)
+    because = None if selecting else ending(rule, c.label, c.votes.certification)
+    yield "stopped_because", c.stopped_because, c.stopped_because if outside and not because else because
+    yield "samples_spent", c.samples_spent, selected + counted
 
 
 def _agree(found: object, expected: object) -> bool:
@@ -139,6 +139,13 @@ def replay(
     if camera.sha256 != c.image_sha256:
         raise CertificateError(f"{camera.source} does not have the pixels that were certified")
     choices = c.oracle.classes if c.oracle.kind == "choices" else None
+    drawn = 0
+
+    def count(samples: int) -> None:
+        nonlocal drawn
+        drawn += samples
+        progress(samples)
+
     try:
         certifier = Certifier(
             bundle,
@@ -146,9 +153,14 @@ def replay(
             samples=c.n,
             alpha=c.alpha,
             selection=c.n_selection,
-            batch_size=c.batch_size,
+            method=c.method,
+            target_radius=c.target_radius,
+            mode=mode_of(c.assumption),
+            batch_size=c.look_every or c.batch_size,
             backend=open_backend(c.engine.backend, device=c.engine.device, threads=_threads(c)),
         )
+        # Less memory may have made the chunks smaller than what lies between two looks.
+        certifier.batch_size = min(certifier.batch_size, c.batch_size)
         again = certifier.certify(
             camera,
             c.prompt,
@@ -156,7 +168,8 @@ def replay(
             oracle=None if choices else c.oracle.name,
             seed=c.seed,
             guard=c.margin.guard,
-            progress=progress,
+            cancelled=lambda: c.stopped_because in FROM_OUTSIDE and drawn >= c.samples_spent,
+            progress=count,
         )
     except InputError as error:
         raise CertificateError(f"the certificate cannot be replayed: {error}") from None

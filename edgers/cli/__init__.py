@@ -23,6 +23,7 @@ _COMMANDS = {
     "certify": "Certify the answer to a question about images.",
     "demo": "Certify the frames that come with edgers.",
     "radius": "The certified radius of a vote count.",
+    "plan": "How many samples a radius takes, and what n samples keep.",
     "verify": "Check a certificate, offline or by replay.",
     "inspect": "Show what a bundle is.",
     "pack": "Write a bundle into one file.",

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgers.cli import ABSTAINED
-from edgers.cli.options import PATH, backend_options, bundle_option, json_option
-from edgers.cli.output import print_json, progress_bar, stdout, write_new
+from edgers.cli.options import (
+    PATH,
+    backend_options,
+    bundle_option,
+    json_option,
+    mode_of_options,
+    mode_options,
+)
+from edgers.cli.output import interruption, print_json, progress_bar, stdout, write_new
 from edgers_engines.atomic import check_new
 from edgers_engines.errors import EdgersError, InputError, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgers.certificate import Certificate
+    from edgers.rule import Method
     from edgers_engines.image import CameraImage
 
 
@@ -30,7 +40,13 @@ if TYPE_CHECKING:
     required=True,
     help="Noise, where pixel values span [0, 1]; above 0, at most 1.7. Try 0.25.",
 )
-@click.option("--samples", type=int, default=100, show_default=True, help="Samples that count.")
+@click.option(
+    "--samples",
+    type=int,
+    default=100,
+    show_default=True,
+    help="Samples that count; where one may stop early, the most.",
+)
 @click.option("--selection", type=int, default=16, show_default=True, help="Samples that choose the class.")
 @click.option(
     "--alpha",
@@ -39,8 +55,17 @@ if TYPE_CHECKING:
     show_default=True,
     help="Allowed error probability, per certificate.",
 )
+@click.option(
+    "--method",
+    type=click.Choice(["fixed", "sequential", "batched"]),
+    help="fixed: all samples are drawn. sequential: it may end at any time. batched: a target is decided at "
+    "looks laid down before  [default: sequential with --target-radius or --deadline-ms, else fixed]",
+)
+@click.option("--target-radius", type=float, help="End when this L2 radius is certified or out of reach.")
+@click.option("--deadline-ms", type=float, help="Begin no batch after so many milliseconds, per image.")
+@mode_options
 @click.option("--seed", help="32 hexadecimal digits, to repeat a run; drawn by the system unless given.")
-@click.option("--batch-size", type=int, help="Samples answered at once  [default: 32]")
+@click.option("--batch-size", type=int, help="Samples answered at once  [default: 32; 8 with a target]")
 @backend_options
 @json_option
 @click.option("--save", type=PATH, help="Write the certificate here (one image).")
@@ -56,6 +81,10 @@ def command(
     samples: int,
     selection: int,
     alpha: float,
+    method: Method | None,
+    target_radius: float | None,
+    deadline_ms: float | None,
+    assume: str,
     seed: str | None,
     batch_size: int | None,
     backend: str,
@@ -64,12 +93,18 @@ def command(
     as_json: bool,
     save: Path | None,
     plot: Path | None,
+    **numbers: Any,  # noqa: ANN401  the options of `mode_options`
 ) -> int:
     """Certify the answer to a question about one or more images.
 
-    Exit code 0: all certified. 10: one abstained, none failed. 1: one failed; the others are still done.
+    With the method sequential, Ctrl-C ends the samples and certifies what they prove; a second one aborts.
+
+    Exit code 0: all certified, with --target-radius at that radius. 10: one abstained, none failed. 1: one
+    failed; the others are still done. 130: Ctrl-C left images undone.
     """
     _check_outputs(images, save, plot)
+    early = target_radius is not None or deadline_ms is not None
+    method = method or ("sequential" if early else "fixed")
     from edgers.certify import Certifier
     from edgers.demo import load_bundle
     from edgers_engines.engine import open_backend
@@ -81,17 +116,31 @@ def command(
         samples=samples,
         alpha=alpha,
         selection=selection,
+        method=method,
+        target_radius=target_radius,
+        mode=mode_of_options(assume, **numbers),
         batch_size=batch_size,
         backend=open_backend(backend, device=device, threads=threads),
     )
     names = [name.strip() for name in choices.split(",")] if choices is not None else None
     code = 0
+    interrupted: Callable[[], bool] = bool  # of the image before
     for image in images:
+        if interrupted():
+            raise KeyboardInterrupt
         try:
             camera = CameraImage.of(image)
-            with progress_bar(image.name, certifier.samples_per_certificate) as progress:
+            total = certifier.samples_per_certificate
+            with progress_bar(image.name, total) as progress, interruption(method != "fixed") as interrupted:
                 certificate = certifier.certify(
-                    camera, prompt, choices=names, oracle=oracle, seed=seed, progress=progress
+                    camera,
+                    prompt,
+                    choices=names,
+                    oracle=oracle,
+                    seed=seed,
+                    deadline_ms=deadline_ms,
+                    cancelled=interrupted,
+                    progress=progress,
                 )
         except InputError:
             raise  # the question is wrong, so it is wrong for every image

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from edgers_engines.errors import InputError
+
+if TYPE_CHECKING:
+    from edgers.smoothing.oracle_error import Mode
 
 Command = Callable[..., Any]
 
@@ -40,3 +46,71 @@ def backend_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def mode_options(command: Command) -> Command:
+    """--assume, and the numbers that its modes take; `mode_of_options` reads them."""
+    for option in (
+        click.option(
+            "--audited",
+            help="Votes for the class that a teacher labelled, and with how many it agrees: AGREED/LABELLED.",
+        ),
+        click.option(
+            "--calibration",
+            help="The oracle's errors in labelled data with one answer per image: ERRORS/TOTAL; in mode "
+            "calibrated-false-positive one such pair for each other class, with commas between.",
+        ),
+        click.option("--false-negative-rate", type=float, help="Lower bound of the oracle's misses."),
+        click.option("--false-positive-rate", type=float, help="Upper bound of the oracle's false alarms."),
+        click.option("--error-rate", type=float, help="Upper bound; in mode symmetric a lower bound."),
+        click.option(
+            "--assume",
+            default="composite",
+            show_default=True,
+            metavar="MODE",
+            help="What is claimed and assumed: composite, pairwise, adversarial, false-positive, asymmetric, "
+            "symmetric, unknown, audit, calibrated or calibrated-false-positive.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def mode_of_options(
+    assume: str,
+    *,
+    error_rate: float | None,
+    false_positive_rate: float | None,
+    false_negative_rate: float | None,
+    calibration: str | None,
+    audited: str | None,
+) -> Mode:
+    """The mode that the options name.
+
+    Raises:
+        InputError: no such mode, or other numbers than it takes.
+    """
+    from edgers.smoothing.oracle_error import mode
+
+    given: dict[str, object] = {
+        "error_rate": error_rate,
+        "false_positive_rate": false_positive_rate,
+        "false_negative_rate": false_negative_rate,
+    }
+    if calibration is not None and assume == "calibrated-false-positive":
+        given["counts"] = tuple(_pair("--calibration", pair) for pair in calibration.split(","))
+    elif calibration is not None:
+        given["errors"], given["total"] = _pair("--calibration", calibration)
+    if audited is not None:
+        given["correct"], given["audited"] = _pair("--audited", audited)
+    try:
+        return mode(assume, **{name: value for name, value in given.items() if value is not None})
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _pair(option: str, text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"\s*([0-9]{1,10})/([0-9]{1,10})\s*", text)
+    if match is None:
+        raise InputError(f"{option} is {text!r}; it must be two counts, as in 3/1000")
+    return int(match[1]), int(match[2])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from edgers.cli import ABSTAINED
+from edgers.cli.options import mode_of_options, mode_options
 from edgers.cli.output import print_json
 from edgers_engines.errors import InputError
 
@@ -12,22 +15,55 @@ from edgers_engines.errors import InputError
 @click.command("radius")
 @click.option("--votes", type=int, required=True, help="Samples that voted for the class.")
 @click.option("--of", "samples", type=int, required=True, help="Samples in all.")
+@click.option("--others", help="Votes of each other class, with commas; mode pairwise needs them.")
 @click.option("--alpha", type=float, default=0.001, show_default=True, help="Allowed error probability.")
 @click.option("--sigma", type=float, required=True, help="Standard deviation of the noise.")
 @click.option("--floor", type=float, default=0.5, show_default=True, help="Probability the class must keep.")
+@click.option(
+    "--method",
+    type=click.Choice(["fixed", "sequential"]),
+    default="fixed",
+    show_default=True,
+    help="fixed: the number of samples was set before. sequential: one could stop at any time.",
+)
+@mode_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def command(*, votes: int, samples: int, alpha: float, sigma: float, floor: float, as_json: bool) -> int:
+def command(
+    *,
+    votes: int,
+    samples: int,
+    others: str | None,
+    alpha: float,
+    sigma: float,
+    floor: float,
+    method: str,
+    assume: str,
+    as_json: bool,
+    **numbers: Any,  # noqa: ANN401  the options of `mode_options`
+) -> int:
     """The certified radius of a vote count.
 
-    The class and the number of samples must have been chosen before these votes were seen.
+    The class, what is assumed, and with the method fixed the number of samples must have been chosen before
+    these votes were seen.
     """
     from edgers.advice import floored
-    from edgers.smoothing.bounds import clopper_pearson_lower
-    from edgers.smoothing.radius import certified_radius
+    from edgers.assumption import assumption
+    from edgers.rule import Rule
+    from edgers.smoothing.bounds import check_counts
 
+    mode = mode_of_options(assume, **numbers)
     try:
-        q_lower = clopper_pearson_lower(votes, samples, alpha)
-        radius = certified_radius(q_lower, sigma, floor)
+        check_counts(votes, samples)
+        counts = {"A": votes, **_others(others, samples - votes, assume)}
+        rule = Rule(
+            samples,
+            alpha,
+            sigma,
+            method="sequential" if method == "sequential" else "fixed",
+            mode=mode,
+            floor=floor,
+        )
+        found = rule.conclude("A", counts)
     except ValueError as error:
         raise InputError(str(error)) from None
     if as_json:
@@ -38,17 +74,33 @@ def command(*, votes: int, samples: int, alpha: float, sigma: float, floor: floa
                 "alpha": alpha,
                 "sigma": sigma,
                 "floor": floor,
-                "method": "fixed",
-                "assumption": {"mode": "composite", "parameters": {}},
-                "q_lower": q_lower.value,
-                "p_lower": q_lower.value,
-                "certified": radius is not None,
-                "radius": radius,
+                "method": method,
+                "assumption": assumption(mode),
+                "q_lower": found.q_lower,
+                "p_lower": found.p_lower,
+                "certified": found.certified,
+                "radius": found.radius,
             }
         )
-    elif radius is None:
-        click.echo(f"abstain: the lower bound {floored(q_lower.value)} is not above {floor:g}")
+    elif found.radius is None:
+        click.echo(f"abstain: the lower bound {floored(found.p_lower)} is not enough")
     else:
-        bound = f"lower bound {floored(q_lower.value)}, wrong with probability at most {alpha:g}"
-        click.echo(f"R = {floored(radius)}  ({bound})")
-    return ABSTAINED if radius is None else 0
+        bound = f"lower bound {floored(found.p_lower)}, wrong with probability at most {alpha:g}"
+        click.echo(f"R = {floored(found.radius)}  ({bound})")
+        click.echo(assumption(mode).sentence)
+    return 0 if found.certified else ABSTAINED
+
+
+def _others(text: str | None, rest: int, assume: str) -> dict[str, int]:
+    """Votes of the other classes; they add up to the rest."""
+    if text is None:
+        if assume == "pairwise":
+            raise InputError("the mode pairwise compares classes: give the others' votes with --others")
+        return {"": rest}
+    try:
+        counts = [int(count) for count in text.split(",")]
+    except ValueError:
+        raise InputError(f"--others is {text!r}; it must be counts with commas, as in 7,2,0") from None
+    if min(counts) < 0 or sum(counts) != rest:
+        raise InputError(f"--others is {text!r}; its counts must add up to the {rest} votes that are left")
+    return {str(position): count for position, count in enumerate(counts)}

@@ -107,7 +107,7 @@ def _first_scene(
             continue
         certificate = probe.certify(scene.image, demo.PROMPT, choices=demo.ACTIONS)
         # Of the largest class, which the few selection samples need not have found.
-        share = max(certificate.votes.certification.values()) / probe.samples
+        share = max(certificate.votes.certification.values()) / probe.rule.samples
         if (share > 0.99 and certificate.label == action) if action else (0 < share < 0.54):
             return scene.image
 

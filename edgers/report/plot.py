@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgers.advice import floored, meaning
-from edgers.certificate import FLOOR, Certificate
-from edgers.smoothing.bounds import clopper_pearson_lower
-from edgers.smoothing.radius import certified_radius
+from edgers.certificate import Certificate
+from edgers.oracle.base import OTHER
+from edgers.rule import Rule
 from edgers_engines.errors import InputError, printable
 from edgers_engines.image import CameraImage
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FORMATS = ("png", "svg", "pdf")
+_POINTS = 200  # of the curve, and up to twice as many
 
 _GREEN, _AMBER, _GREY = "#2a7f4f", "#c98a1b", "#8a8f98"
 
@@ -75,29 +78,34 @@ def _draw_votes(axes: Axes, c: Certificate) -> None:
     )
     axes.bar_label(bars, padding=3)
     axes.axvline(drawn / 2, color=_GREY, linewidth=1, linestyle=":")
-    axes.set_xlim(0, drawn * 1.12)
-    axes.set_xticks([0, drawn // 2, drawn])
+    axes.set_xlim(0, max(drawn, 1) * 1.12)
+    axes.set_xticks(sorted({0, drawn // 2, drawn}))
     axes.set_title(f"votes of {drawn} noisy copies, σ = {c.sigma:g}", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_radius(axes: Axes, c: Certificate) -> None:
     """The radius that every possible count would give, and where this one lies."""
-    counts = range(c.n // 2, c.n + 1)
-    radii = [
-        certified_radius(
-            clopper_pearson_lower(k, c.n, c.alpha).minus(c.sampler.total_variation), c.sigma, FLOOR
-        )
-        or 0.0
-        for k in counts
-    ]
+    n = c.samples_counted or c.n
+    rule = replace(c.rule, samples=n) if c.method == "fixed" else c.rule
+    counts = [*range(n // 2, n, max(n // (2 * _POINTS), 1)), n]
+    radii = [_radius(rule, c, k, n) for k in counts]
     axes.plot(counts, radii, color=_GREY)
     axes.plot(
         [c.votes.certification[c.label]], [c.radius or 0.0], "o", color=_GREEN if c.certified else _AMBER
     )
-    axes.set_xlim(c.n // 2, c.n * 1.01)
+    axes.set_xlim(n // 2, n * 1.01)
     axes.set_xlabel("votes for the winning class")
     axes.set_ylabel("certified L2 radius")
-    verdict = f"R = {floored(c.radius)}" if c.radius is not None else "abstained"
+    verdict = f"R = {floored(c.radius)}" if c.certified and c.radius is not None else "abstained"
     axes.set_title(printable(f"{c.label}: {verdict}, α = {c.alpha:g}"), fontsize=10, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _radius(rule: Rule, c: Certificate, votes: int, samples: int) -> float:
+    """Not a number where so many votes would contradict what the mode assumes."""
+    counts = {**dict.fromkeys(c.votes.certification, 0), OTHER: samples - votes, c.label: votes}
+    try:
+        return rule.conclude(c.label, counts).radius or 0.0
+    except ValueError:
+        return math.nan

@@ -22,8 +22,8 @@ def certificate_panel(certificate: Certificate, title: str) -> Panel:
     c = certificate
     verdict = (
         Text(printable(f"certified {c.label}  R = {floored(c.radius)}"), style="bold green")
-        if c.radius is not None
-        else Text("abstained", style="bold yellow")
+        if c.certified and c.radius is not None
+        else Text(_abstained(c), style="bold yellow")
     )
     parts: list[Text | Table] = [verdict, Text(printable(meaning(c))), _votes(c), _evidence(c)]
     parts += [Text(printable(f"→ {line}"), style="yellow") for line in advice(c)]
@@ -34,7 +34,7 @@ def summary_table(certificates: Iterable[tuple[str, Certificate]]) -> Table:
     """One line for each named certificate."""
     table = Table("frame", "answer", "votes", "verdict", "radius", "seconds", box=box.SIMPLE)
     for name, c in certificates:
-        votes = f"{c.votes.certification.get(c.label, 0)}/{c.n}"
+        votes = f"{c.votes.certification.get(c.label, 0)}/{c.samples_counted or c.n}"
         verdict = Text("certified", style="green") if c.certified else Text("abstained", style="yellow")
         radius = "" if c.radius is None else floored(c.radius)
         table.add_row(
@@ -53,7 +53,7 @@ def _votes(c: Certificate) -> Table:
     for name, count in sorted(c.votes.certification.items(), key=lambda item: -item[1]):
         chosen = c.votes.selection[name]
         if count or chosen or name == c.label:
-            bar = "█" * round(_BAR * count / c.n)
+            bar = "█" * round(_BAR * count / max(c.samples_counted, 1))
             table.add_row(
                 Text(printable(name)),
                 str(chosen),
@@ -74,7 +74,7 @@ def _evidence(c: Certificate) -> Table:
         ("bound", _bound(c)),
         (
             "noise",
-            f"sigma {c.sigma:g}, n = {c.n} after {c.n_selection} for the selection; "
+            f"sigma {c.sigma:g}, {_samples(c)} after {sum(c.votes.selection.values())} for the selection; "
             + ("seed given" if c.seed_source == "given" else "fresh seed"),
         ),
         ("assumes", f"{c.assumption.mode}: {c.assumption.sentence}"),
@@ -93,6 +93,18 @@ def _evidence(c: Certificate) -> Table:
     ):
         table.add_row(Text(name, style="dim"), Text(printable(value)))
     return table
+
+
+def _abstained(c: Certificate) -> str:
+    if c.radius is None or c.target_radius is None:
+        return "abstained"
+    return f"abstained: R >= {c.target_radius:g} is not shown, only R = {floored(c.radius)}"
+
+
+def _samples(c: Certificate) -> str:
+    if c.method == "fixed":
+        return f"n = {c.n}"
+    return f"{c.samples_counted} of at most {c.n} samples, {c.method}: {c.stopped_because};"
 
 
 def _seconds(c: Certificate) -> str:

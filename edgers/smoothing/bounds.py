@@ -1,11 +1,17 @@
-"""Lower confidence bounds for the probability of one class."""
+"""Confidence bounds for the probability of one class."""
 
 from __future__ import annotations
 
 import math
+import os
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fractions import Fraction
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, betainccinv, betaincinv
 
 MAX_SAMPLES = 10**9
@@ -16,6 +22,8 @@ _SLACK, _SLACK_PER_SAMPLE = 1e-11, 5e-17
 
 _TINY_ALPHA = 1e-100  # far below it scipy's inverse is NaN, or too large
 
+_PIECE = 2**14  # pairs per task of a thread: some 25 ms
+
 
 @dataclass(frozen=True, slots=True)
 class Probability:
@@ -24,13 +32,37 @@ class Probability:
     value: float
     complement: float
 
+    @property
+    def opposite(self) -> Probability:
+        """The probability of the opposite event; what was rounded down is then rounded up."""
+        return Probability(self.complement, self.value)
+
     def minus(self, amount: float) -> Probability:
-        """Lower by `amount`, at most down to 0."""
-        return (
-            self
-            if amount == 0
-            else Probability(max(self.value - amount, 0.0), min(self.complement + amount, 1.0))
+        """Lower by `amount`, at most down to 0; rounded down."""
+        return rounded_down(
+            Fraction(self.value) - Fraction(amount), Fraction(self.complement) + Fraction(amount)
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probabilities:
+    """Arrays of probabilities and their complements, float64, of one shape."""
+
+    value: NDArray[np.float64]
+    complement: NDArray[np.float64]
+
+
+def rounded_down(value: Fraction, complement: Fraction) -> Probability:
+    """The floats next to an exact value of 1 at most, from below, and to its complement, from above.
+
+    What lies below 0 becomes 0.
+    """
+    return Probability(max(_float_below(value), 0.0), min(-_float_below(-complement), 1.0))
+
+
+def _float_below(number: Fraction) -> float:
+    nearest = float(number)
+    return nearest if Fraction(nearest) <= number else math.nextafter(nearest, -math.inf)
 
 
 def check_alpha(alpha: float) -> float:
@@ -91,6 +123,124 @@ def clopper_pearson_lower(votes: int, samples: int, alpha: float) -> Probability
     return _rounded_down(value, complement, _SLACK + _SLACK_PER_SAMPLE * samples)
 
 
+def clopper_pearson_upper(votes: int, samples: int, alpha: float) -> Probability:
+    """The one-sided upper Clopper-Pearson bound of q at confidence 1 - alpha, rounded up.
+
+    Source and assumptions: `clopper_pearson_lower`, applied to the n - k samples that were not voted A.
+
+    Returns:
+        BetaInv(1 - alpha; k + 1, n - k); 1 at k = n and 1 - alpha^(1/n) at k = 0. The value is rounded up and
+        the complement down.
+
+    Raises:
+        ValueError: alpha, k or n out of range.
+    """
+    check_counts(votes, samples)
+    return clopper_pearson_lower(samples - votes, samples, alpha).opposite
+
+
+def pairwise_bounds(votes: Sequence[int], chosen: int, alpha: float) -> tuple[Probability, Probability]:
+    """Bounds for the chosen class, from below, and for every other class, from above, at 1 - alpha in all.
+
+    Source: the two-class form of Cohen, Rosenfeld and Kolter (ICML 2019), theorem 1, with Clopper-Pearson
+    bounds and Bonferroni: alpha/2 for the chosen class A and alpha / (2(K - 1)) for each of the others. The
+    largest upper bound is that of the largest count, and no other class can have more than what A's lower
+    bound leaves, which needs no alpha of its own.
+
+    Assumes n independent samples and a class that was chosen without them.
+
+    Args:
+        votes: of all K classes, reserved ones too; n is their sum.
+        chosen: the position of A in votes.
+        alpha: allowed probability, in (0, 1/2), that either bound is wrong.
+
+    Returns:
+        p_A,L rounded down and p_B,U rounded up.
+
+    Raises:
+        ValueError: fewer than two classes, no such class, a negative count, no votes at all, or alpha out of
+            range.
+    """
+    check_alpha(alpha)
+    if len(votes) < 2 or not 0 <= chosen < len(votes):
+        raise ValueError(
+            f"class {chosen} of {len(votes)}: a pair needs two classes, the chosen one among them"
+        )
+    samples, others = sum(votes), [*votes[:chosen], *votes[chosen + 1 :]]
+    check_counts(min(others), samples)
+    lower = clopper_pearson_lower(votes[chosen], samples, alpha / 2)
+    upper = clopper_pearson_upper(max(others), samples, alpha / (2 * len(others)))
+    return lower, min(upper, lower.opposite, key=lambda p: (p.value, -p.complement))
+
+
+def clopper_pearson_lower_many(votes: ArrayLike, samples: ArrayLike, alpha: float) -> Probabilities:
+    """`clopper_pearson_lower` of many pairs (k, n) at once, rounded down like it.
+
+    Each bound holds at 1 - alpha on its own: that all hold together is not claimed. Equal pairs are computed
+    once, and the others on all cores.
+
+    Args:
+        votes: k, integers of any shape.
+        samples: n, integers of a shape that goes with it by numpy's broadcasting.
+        alpha: allowed probability, in [1e-100, 1/2), that one bound exceeds its q.
+
+    Returns:
+        Values and complements in the common shape.
+
+    Raises:
+        ValueError: alpha, a k or an n out of range, or not integers.
+    """
+    if check_alpha(alpha) < _TINY_ALPHA:
+        raise ValueError(f"alpha is {alpha}; for many bounds at once it must be at least {_TINY_ALPHA}")
+    k, n = np.broadcast_arrays(np.asarray(votes), np.asarray(samples))
+    _check_count_arrays(k, n)
+    pairs, places = np.unique(n.astype(np.int64) * (MAX_SAMPLES + 1) + k, return_inverse=True)
+    pieces = np.array_split(pairs, max(pairs.size // _PIECE, 1))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        bounds = list(pool.map(lambda piece: _lower_bounds(piece, alpha), pieces))
+    value, complement = np.concatenate(bounds, axis=1)[:, places.reshape(k.shape)]
+    return Probabilities(value, complement)
+
+
+def _check_count_arrays(votes: NDArray[np.int64], samples: NDArray[np.int64]) -> None:
+    for name, counts in (("votes", votes), ("samples", samples)):
+        if counts.dtype.kind not in "iu":
+            raise ValueError(f"{name} are of type {counts.dtype}; they must be integers")
+    wrong = (samples < 1) | (samples > MAX_SAMPLES) | (votes < 0) | (votes > samples)
+    if wrong.any():
+        check_counts(int(votes[wrong][0]), int(samples[wrong][0]))
+
+
+def _lower_bounds(pairs: NDArray[np.int64], alpha: float) -> NDArray[np.float64]:
+    """Values and complements, [2, pairs]. Only the side below 1/2 is computed: the inverse is what costs."""
+    samples, votes = np.divmod(pairs, MAX_SAMPLES + 1)
+    missing = samples - votes + 1.0
+    value, complement = np.zeros(pairs.size), np.ones(pairs.size)
+    high = 2 * votes > samples
+    complement[high] = betainccinv(missing[high], votes[high], alpha)
+    low = (votes > 0) & (complement > 0.5)
+    value[low] = betaincinv(votes[low], missing[low], alpha)
+    unanimous = votes == samples
+    log_q = math.log(alpha) / samples[unanimous]
+    value[unanimous], complement[unanimous] = np.exp(log_q), -np.expm1(log_q)
+    slack = _SLACK + np.where(unanimous, 0.0, _SLACK_PER_SAMPLE * samples)
+    return _round_down(value, complement, slack)
+
+
+def _round_down(
+    value: NDArray[np.float64], complement: NDArray[np.float64], slack: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """`_rounded_down` for arrays; value counts where complement is above 1/2."""
+    low = complement > 0.5
+    value, complement = value * (1 - slack), complement * (1 + slack)
+    return np.stack(
+        [
+            np.where(low, value, np.nextafter(1 - complement, 0.0)),
+            np.where(low, np.minimum(np.nextafter(1 - value, 2.0), 1.0), complement),
+        ]
+    )
+
+
 def _log_root(votes: int, samples: int, alpha: float) -> float:
     """Log q_L by bisection of the binomial tail, for the alphas that scipy's inverse is not made for."""
     low, high = -745.0, math.log(votes / samples)  # exp(-745) is the smallest float above 0
@@ -108,6 +258,6 @@ def _rounded_down(value: float, complement: float, slack: float) -> Probability:
         return Probability(0.0, 1.0)  # nor could a little be rounded down there
     if value < 0.5:
         value *= 1 - slack
-        return Probability(value, 1 - value)
+        return Probability(value, min(math.nextafter(1 - value, 2.0), 1.0))
     complement *= 1 + slack
     return Probability(math.nextafter(1 - complement, 0.0), complement)

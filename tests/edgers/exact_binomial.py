@@ -44,5 +44,8 @@ def normal_cdf(z):
 
 
 def normal_quantile(probability):
-    """The z with Phi(z) = probability."""
-    return mp.sqrt(2) * mp.erfinv(2 * mp.mpf(probability) - 1)
+    """The z with Phi(z) = probability; far down the tail 2 * probability - 1 would lose every digit."""
+    p = mp.mpf(probability)
+    if p > mp.mpf("1e-20"):
+        return mp.sqrt(2) * mp.erfinv(2 * p - 1)
+    return mp.findroot(lambda z: mp.log(mp.ncdf(z)) - mp.log(p), -mp.sqrt(-2 * mp.log(p)))

@@ -1,6 +1,7 @@
 """What a certificate says to a person: what it means, which case an abstention is, and what to try."""
 
 import math
+from dataclasses import replace as replace_rule
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from edgers import demo
 from edgers.advice import advice, floored, meaning
-from edgers.certificate import conclude
+from edgers.certificate import camera_radius
 from edgers.oracle.base import FAILED, OTHER, RESERVED, UNDECIDED
 from edgers.report.text import certificate_panel, summary_table
 from edgers.smoothing.bounds import clopper_pearson_lower
@@ -25,15 +26,8 @@ def drawn(certified):
 
     def make(label=FIRST, **votes):
         counts = {**dict.fromkeys(certified.votes.certification, 0), **votes}
-        conclusion = conclude(
-            label,
-            counts,
-            alpha=certified.alpha,
-            sigma=certified.sigma,
-            total_variation=certified.sampler.total_variation,
-            values=certified.values,
-            operator_norm=certified.preparation.operator_norm,
-        )
+        rule = replace_rule(certified.rule, samples=sum(votes.values()) or certified.n)
+        conclusion = rule.conclude(label, counts)
         return replace(
             certified,
             label=label,
@@ -43,7 +37,9 @@ def drawn(certified):
             p_lower=conclusion.p_lower,
             certified=conclusion.certified,
             radius=conclusion.radius,
-            radius_camera=conclusion.radius_camera,
+            radius_camera=camera_radius(
+                conclusion.radius, values=certified.values, operator_norm=certified.preparation.operator_norm
+            ),
             seed_source="operating system",
             timings_ms={"model": 100.0, "oracle": 1.0, "total": 110.0},
         )

@@ -1,6 +1,8 @@
-"""The Clopper-Pearson bound: golden numbers, exact coverage, a 50-digit reference, refusals."""
+"""The Clopper-Pearson bounds: golden numbers, exact coverage, a 50-digit reference, refusals."""
 
+import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,6 +17,10 @@ from edgers.smoothing.bounds import (
     check_alpha,
     check_counts,
     clopper_pearson_lower,
+    clopper_pearson_lower_many,
+    clopper_pearson_upper,
+    pairwise_bounds,
+    rounded_down,
 )
 from tests.edgers import exact_binomial
 from tests.edgers.exact_binomial import mp
@@ -145,18 +151,30 @@ def test_the_reference_tail_is_the_sum_of_its_binomial_terms(votes, samples, p):
     assert abs(exact_binomial.tail(votes, samples, p) / mp.fsum(terms) - 1) < mp.mpf("1e-40")
 
 
+def judged(bound, votes, samples, alpha):
+    """What is wrong with a lower bound, if anything: above the exact one, or 1e-9 below it."""
+    hair = mp.mpf("1e-9")
+    high = bound.value >= 0.5
+    lower = mp.mpf(bound.value)
+    above = 1 - bound.complement * (1 - hair) if high else lower * (1 + hair)
+    complementary = 1 - mp.mpf(bound.complement)  # the radius is computed from the complement
+    if any(exact_binomial.tail(votes, samples, q) > alpha for q in (lower, complementary) if q > 0):
+        return f"{votes} of {samples} at {alpha}: above the exact bound"
+    loose = exact_binomial.tail(votes, samples, above) < alpha
+    return f"{votes} of {samples} at {alpha}: loose" if loose else None
+
+
 def test_the_bound_is_exact_to_nine_digits_and_never_above_on_a_random_grid():
-    hair, wrong = mp.mpf("1e-9"), []
-    for votes, samples, alpha in random_cases(1000):
-        bound = clopper_pearson_lower(votes, samples, alpha)
-        high = bound.value >= 0.5
-        lower = mp.mpf(bound.value)
-        above = 1 - bound.complement * (1 - hair) if high else lower * (1 + hair)
-        sound = exact_binomial.tail(votes, samples, lower) <= alpha
-        if high:  # the radius is computed from the complement
-            sound = sound and exact_binomial.tail(votes, samples, 1 - mp.mpf(bound.complement)) <= alpha
-        if not sound or exact_binomial.tail(votes, samples, above) < alpha:
-            wrong.append(f"{votes} of {samples} at {alpha}: {'loose' if sound else 'above the exact bound'}")
+    cases = list(random_cases(2000))
+    assert not [found for case in cases if (found := judged(clopper_pearson_lower(*case), *case))]
+
+
+def test_the_upper_bound_is_exact_to_nine_digits_and_never_below_on_a_random_grid():
+    wrong = []
+    for votes, samples, alpha in random_cases(300):
+        upper = clopper_pearson_upper(samples - votes, samples, alpha)
+        if found := judged(upper.opposite, votes, samples, alpha):
+            wrong.append(found)
     assert not wrong
 
 
@@ -182,6 +200,174 @@ def test_statsmodels_gives_the_same_lower_limit_at_twice_alpha(count, alpha):
     votes, samples = count
     theirs = proportion_confint(votes, samples, alpha=2 * alpha, method="beta")[0]
     assert clopper_pearson_lower(votes, samples, alpha).value == pytest.approx(theirs, rel=1e-9)
+
+
+# --- upper bounds -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("votes", "samples", "alpha", "expected"),
+    [
+        pytest.param(10, 10, 0.001, 1.0, id="all votes"),
+        pytest.param(0, 100, 0.001, 0.0667456992030091, id="no votes: 1 - alpha ** (1/100)"),
+        pytest.param(0, 1, 0.001, 0.999, id="none of one: 1 - alpha"),
+        pytest.param(9, 10, 0.05, 0.994883803108176, id="nine of ten: (1 - alpha) ** (1/10)"),
+    ],
+)
+def test_the_upper_bound_has_its_closed_form_where_there_is_one(votes, samples, alpha, expected):
+    assert clopper_pearson_upper(votes, samples, alpha).value == pytest.approx(expected, rel=1e-10)
+
+
+def test_all_votes_give_an_upper_bound_of_exactly_one():
+    assert clopper_pearson_upper(10, 10, 0.001) == Probability(1.0, 0.0)
+
+
+@pytest.mark.parametrize("alpha", [0.001, 0.05, 0.3])
+@pytest.mark.parametrize("samples", [1, 2, 40, 100])
+def test_the_upper_bound_falls_short_of_the_truth_with_probability_alpha_at_most(samples, alpha):
+    upper = np.array([clopper_pearson_upper(k, samples, alpha).value for k in range(samples + 1)])
+    error = largest_error((1 - upper)[::-1], samples)  # P(U(K) < p) is P(1 - U(n - K) > 1 - p)
+    assert alpha * (1 - 1e-6) <= error <= alpha * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("votes", "samples", "alpha"),
+    [(9, 10, 1e-9), (99, 100, 1e-7), (999_999, 1_000_000, 1e-3), (29, 30, 0.3), (0, 10_000_000, 1e-9)],
+)
+def test_the_upper_bound_is_rounded_up_also_where_it_is_close_to_zero_or_one(votes, samples, alpha):
+    upper = clopper_pearson_upper(votes, samples, alpha)
+    for missing in (mp.mpf(upper.complement), 1 - mp.mpf(upper.value)):
+        assert exact_binomial.tail(samples - votes, samples, missing) <= alpha
+
+
+@laws
+@given(counts(), alphas)
+def test_statsmodels_gives_the_same_upper_limit_at_twice_alpha(count, alpha):
+    theirs = proportion_confint(*count, alpha=2 * alpha, method="beta")[1]
+    assert clopper_pearson_upper(*count, alpha).value == pytest.approx(theirs, rel=1e-9)
+
+
+# --- many bounds at once ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", [1e-100, 1e-12, 0.001, 0.3])
+def test_many_bounds_at_once_are_the_bounds_one_by_one(alpha):
+    votes, samples = np.array([(k, n) for k, n, _ in random_cases(1000)] + [(0, 1), (1, 1), (0, 10**9)]).T
+    many = clopper_pearson_lower_many(votes, samples, alpha)
+    for at, (k, n) in enumerate(zip(votes.tolist(), samples.tolist(), strict=True)):
+        one = clopper_pearson_lower(k, n, alpha)
+        assert many.value[at] == pytest.approx(one.value, rel=1e-14)
+        assert many.complement[at] == pytest.approx(one.complement, rel=1e-14)
+
+
+def test_many_bounds_at_once_are_exact_to_nine_digits_and_never_above_on_a_random_grid():
+    wrong = []
+    for votes, samples, alpha in random_cases(2000):
+        many = clopper_pearson_lower_many([votes], [samples], alpha)
+        bound = Probability(float(many.value[0]), float(many.complement[0]))
+        if bound != clopper_pearson_lower(votes, samples, alpha):  # that one is judged above
+            wrong.append(judged(bound, votes, samples, alpha))
+    assert not any(wrong)
+
+
+def test_many_bounds_take_any_shapes_that_go_together():
+    votes, samples = np.array([[0], [5], [10]]), np.array([10, 11])
+    many = clopper_pearson_lower_many(votes, samples, 0.01)
+    assert many.value.shape == many.complement.shape == (3, 2)
+    assert many.value[1, 1] == clopper_pearson_lower(5, 11, 0.01).value
+    assert many.value[2, 0] == pytest.approx(clopper_pearson_lower(10, 10, 0.01).value, rel=1e-15)
+    assert clopper_pearson_lower_many(3, 4, 0.01).value == clopper_pearson_lower(3, 4, 0.01).value
+    assert clopper_pearson_lower_many(np.zeros(0, int), 4, 0.01).value.size == 0
+
+
+def test_more_pairs_than_one_thread_takes_come_back_in_their_order():
+    samples = np.random.default_rng(5).permutation(np.arange(1, 60_001))
+    many = clopper_pearson_lower_many(samples, samples, 0.001)
+    assert many.value == pytest.approx(0.001 ** (1 / samples), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("votes", "samples", "alpha", "said"),
+    [
+        ([1, 11], [10, 10], 0.01, "11 votes of 10 samples"),
+        ([1, -1], [10, 10], 0.01, "-1 votes of 10 samples"),
+        ([1, 0], [10, 0], 0.01, "the number of samples is 0"),
+        ([1, 1], [10, MAX_SAMPLES + 1], 0.01, "must lie between 1 and 1000000000"),
+        ([1.0, 2.0], [10, 10], 0.01, "votes are of type float64; they must be integers"),
+        ([1], [10], 0.5, r"alpha is 0\.5"),
+        ([1], [10], 1e-101, "alpha is 1e-101; for many bounds at once it must be at least 1e-100"),
+    ],
+)
+def test_one_impossible_pair_among_many_is_refused_and_named(votes, samples, alpha, said):
+    with pytest.raises(ValueError, match=said):
+        clopper_pearson_lower_many(votes, samples, alpha)
+
+
+# --- one class against each other ---------------------------------------------------------------------------
+
+
+def multinomial(samples, shares):
+    """Every way to cast the votes on three classes, and its probability."""
+    for a, b in itertools.product(range(samples + 1), repeat=2):
+        if a + b <= samples:
+            ways = math.comb(samples, a) * math.comb(samples - a, b)
+            yield (
+                (a, b, samples - a - b),
+                ways * shares[0] ** a * shares[1] ** b * shares[2] ** (samples - a - b),
+            )
+
+
+def largest_pairwise_error(rule, samples):
+    """Max over shares of P(p_A,L > p_A or p_B,U < the largest other p), for three classes."""
+    bounds = {votes: rule(votes) for votes, _ in multinomial(samples, (1, 0, 0))}
+    worst = 0.0
+    for a, b in itertools.product(np.linspace(0.02, 0.96, 48), repeat=2):
+        if a + b < 1:
+            shares = (a, b, 1 - a - b)
+            wrong = (
+                mass
+                for votes, mass in multinomial(samples, shares)
+                if bounds[votes][0].value > a or bounds[votes][1].value < max(shares[1:])
+            )
+            worst = max(worst, sum(wrong))
+    return worst
+
+
+def unsplit(votes):
+    """The wrong rule: all of alpha for each bound."""
+    return clopper_pearson_lower(votes[0], sum(votes), 0.05), clopper_pearson_upper(
+        max(votes[1:]), sum(votes), 0.05
+    )
+
+
+def test_both_pairwise_bounds_hold_together_and_spending_alpha_twice_fails_the_same_check():
+    assert largest_pairwise_error(lambda votes: pairwise_bounds(votes, 0, 0.05), 12) <= 0.05
+    assert largest_pairwise_error(unsplit, 12) > 0.05
+
+
+def test_the_pairwise_bounds_split_alpha_over_the_class_and_each_other_one():
+    lower, upper = pairwise_bounds([1, 99, 0, 0], 1, 0.01)
+    assert lower == clopper_pearson_lower(99, 100, 0.005)
+    assert upper == lower.opposite  # the class leaves less than the runner-up's own bound
+    lower, upper = pairwise_bounds([40, 25, 35, 0], 0, 0.01)
+    assert lower == clopper_pearson_lower(40, 100, 0.005)
+    assert upper == clopper_pearson_upper(35, 100, 0.01 / 6)
+
+
+@pytest.mark.parametrize(
+    ("votes", "chosen", "said"),
+    [
+        ([5], 0, "class 0 of 1: a pair needs two"),
+        ([5, 5], 2, "class 2 of 2"),
+        ([5, 5], -1, "class -1 of 2"),
+        ([5, -1], 0, "-1 votes of 4 samples"),
+        ([-1, 5], 0, "5 votes of 4 samples|-1 votes of 4 samples"),
+        ([0, 0], 0, "the number of samples is 0"),
+    ],
+)
+def test_pairwise_votes_that_cannot_be_are_refused_and_named(votes, chosen, said):
+    with pytest.raises(ValueError, match=said):
+        pairwise_bounds(votes, chosen, 0.01)
 
 
 # --- laws ---------------------------------------------------------------------------------------------------
@@ -233,6 +419,30 @@ def test_value_and_complement_are_two_sides_of_one_probability(count, alpha):
 )
 def test_a_probability_is_lowered_on_both_sides_and_not_below_zero(amount, expected):
     assert Probability(0.75, 0.25).minus(amount) == expected
+
+
+fractions = st.fractions(-1, 1)
+
+
+@given(fractions)
+def test_an_exact_probability_is_rounded_down_to_the_next_floats(exact):
+    rounded = rounded_down(exact, 1 - exact)
+    inside = max(exact, Fraction(0))
+    assert 0 <= rounded.value <= inside
+    assert 1 - inside <= rounded.complement <= 1
+    assert math.nextafter(rounded.value, 2) > inside or rounded.value == 1
+    assert math.nextafter(rounded.complement, -1) < 1 - inside
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_lowering_never_rounds_up(value, amount):
+    lowered = Probability(value, 1 - value).minus(amount)
+    assert lowered.value <= max(Fraction(value) - Fraction(amount), 0)
+    assert lowered.complement >= min(Fraction(1 - value) + Fraction(amount), 1)
+
+
+def test_the_opposite_of_a_probability_swaps_its_two_sides():
+    assert Probability(0.75, 0.25).opposite == Probability(0.25, 0.75)
 
 
 # --- refusals -----------------------------------------------------------------------------------------------

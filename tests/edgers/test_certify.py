@@ -12,10 +12,11 @@ from PIL import Image
 from scipy.stats import binom, binomtest, norm
 
 from edgers import Certifier, demo
-from edgers.certificate import ALL_SAMPLES, RESERVED_SELECTED
+from edgers.ending import ALL_SAMPLES, RESERVED_SELECTED
 from edgers.oracle.base import FAILED, OTHER, RESERVED, winner
 from edgers.oracle.rules import Rules
 from edgers.poll import Poll
+from edgers.rule import Rule
 from edgers.smoothing.bounds import clopper_pearson_lower
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import BackendError, ImageError, InputError
@@ -179,7 +180,7 @@ def test_the_first_frame_is_certified_as_the_radius_says(certified):
 def test_a_certificate_says_what_it_assumes_and_what_it_does_not_say(certified):
     assumption = certified.assumption
     assert (assumption.mode, assumption.parameters, assumption.calibration) == ("composite", {}, None)
-    for words in ("label that this oracle gives", "does not say that the label is true", "independent"):
+    for words in ("label is the oracle's", "that it is true is not claimed", "independent"):
         assert words in assumption.sentence
 
 
@@ -524,7 +525,7 @@ def test_false_certificates_come_about_as_often_as_exact_arithmetic_says(false_c
 
 def test_a_certifier_that_selects_on_the_certification_samples_is_caught(false_certificates, monkeypatch):
     count = Poll.count
-    monkeypatch.setattr(Poll, "count", lambda poll, *_: count(poll, Stream.CERTIFICATION, SAMPLES))
+    monkeypatch.setattr(Poll, "count", lambda poll, *_, **__: count(poll, Stream.CERTIFICATION, SAMPLES))
     assert too_many(false_certificates(0.5))
 
 
@@ -533,7 +534,17 @@ def test_a_certifier_that_drops_failed_samples_is_caught(false_certificates, mon
     monkeypatch.setattr(
         Poll, "_labels", lambda poll, *args: [name for name in labels(poll, *args) if name != FAILED]
     )
+    # A rule that is content with fewer than n samples is part of this mistake.
+    monkeypatch.setattr(Rule, "_q_lower", lambda rule, k, n: clopper_pearson_lower(k, n, rule.alpha))
     assert too_many(false_certificates(0.5, failing=True))
+
+
+def test_a_fixed_rule_proves_nothing_by_fewer_samples_than_it_laid_down(false_certificates, monkeypatch):
+    labels = Poll._labels
+    monkeypatch.setattr(
+        Poll, "_labels", lambda poll, *args: [name for name in labels(poll, *args) if name != FAILED]
+    )
+    assert not too_many(false_certificates(0.5, failing=True))
 
 
 # --- refusals -----------------------------------------------------------------------------------------------

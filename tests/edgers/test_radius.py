@@ -1,4 +1,4 @@
-"""The certified radius: golden numbers, a classifier of known distance, a 50-digit reference, refusals."""
+"""Certified radii and floors: golden numbers, classifiers of known distance, a 50-digit reference."""
 
 import math
 
@@ -8,8 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr
 
-from edgers.smoothing.bounds import Probability, clopper_pearson_lower
-from edgers.smoothing.radius import MAX_SIGMA, certified_radius, check_radius_sigma
+from edgers.smoothing.bounds import Probability, clopper_pearson_lower, pairwise_bounds
+from edgers.smoothing.radius import (
+    MAX_SIGMA,
+    certified_radius,
+    check_floor,
+    check_radius_sigma,
+    linf_radius,
+    pairwise_radius,
+    probability_at,
+)
 from tests.edgers import exact_binomial
 from tests.edgers.exact_binomial import mp
 
@@ -99,7 +107,7 @@ def random_cases(number):
 
 def test_the_radius_is_exact_to_nine_digits_and_never_above_on_a_random_grid():
     hair, wrong, certified = mp.mpf("1e-9"), [], 0
-    for votes, samples, alpha, sigma, floor in random_cases(600):
+    for votes, samples, alpha, sigma, floor in random_cases(2000):
         found = radius(votes, samples, alpha, sigma, floor)
         z_floor = exact_binomial.normal_quantile(floor)
         z = mp.mpf(found or 0) / sigma
@@ -112,7 +120,7 @@ def test_the_radius_is_exact_to_nine_digits_and_never_above_on_a_random_grid():
         if above < mp.mpf(votes) / samples and exact_binomial.tail(votes, samples, above) < alpha:
             wrong.append(f"{votes} of {samples} at {alpha}, sigma {sigma}, floor {floor}: loose")
     assert not wrong
-    assert certified > 300
+    assert certified > 1000
 
 
 @pytest.mark.parametrize(
@@ -122,6 +130,173 @@ def test_the_radius_is_exact_to_nine_digits_and_never_above_on_a_random_grid():
 def test_the_radius_is_rounded_down_where_the_inverse_beta_function_loses_digits(votes, samples, alpha):
     z = mp.mpf(radius(votes, samples, alpha, 1.0))
     assert exact_binomial.tail(votes, samples, exact_binomial.normal_cdf(z)) <= alpha
+
+
+# --- the class against each other one -----------------------------------------------------------------------
+
+
+def normal(z):
+    """The probability Phi(z)."""
+    return Probability(float(ndtr(z)), float(ndtr(-z)))
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.1, 0.3), (1.0, 2.0), (-0.2, 0.5), (2.0, 2.0), (-0.01, 3.0)])
+def test_at_the_true_probabilities_the_pairwise_radius_is_where_the_lead_changes(a, b):
+    """One direction in three parts: A up to a, C between, B from b on; all in units of sigma = 0.5."""
+    sigma = 0.5
+    certified = pairwise_radius(normal(a), normal(-b), sigma)
+    assert certified == pytest.approx(sigma * (a + b) / 2, rel=1e-12)
+    for factor, leads in ((1 - 1e-6, True), (1 + 1e-6, False)):
+        moved = certified * factor / sigma
+        assert (ndtr(a - moved) > ndtr(moved - b)) == leads
+
+
+def test_for_two_classes_the_pairwise_radius_is_the_radius_itself():
+    lower = clopper_pearson_lower(90, 100, 0.001)
+    assert pairwise_radius(lower, lower.opposite, 0.5) == pytest.approx(
+        certified_radius(lower, 0.5), rel=1e-13
+    )
+
+
+@laws
+@given(st.lists(st.integers(0, 1000), min_size=2, max_size=6), alphas)
+def test_the_pairwise_radius_is_never_below_the_other_one_at_half_alpha(votes, alpha):
+    votes = [max(votes) + 1, *votes]
+    one = radius(votes[0], sum(votes), alpha / 2)
+    pair = pairwise_radius(*pairwise_bounds(votes, 0, alpha), 0.5)
+    assert one is None or pair >= one * (1 - 1e-12)
+
+
+def test_the_pairwise_radius_certifies_a_class_below_one_half():
+    assert radius(450, 1000) is None
+    assert pairwise_radius(*pairwise_bounds([450, 110, 110, 110, 110, 110], 0, 0.001), 0.5) > 0.19
+
+
+def test_the_pairwise_radius_is_exact_to_nine_digits_and_never_above_on_a_random_grid():
+    rng, wrong = np.random.default_rng(22), []
+    for z, gap, sigma in zip(
+        rng.uniform(-3, 6, 400), 10 ** rng.uniform(-6, 0.5, 400), rng.uniform(0.05, 1.7, 400), strict=True
+    ):
+        lower, upper = normal(z), normal(z - gap)
+        exact = (
+            sum(
+                sign
+                * (
+                    -exact_binomial.normal_quantile(p.complement)
+                    if p.complement < 0.5
+                    else exact_binomial.normal_quantile(p.value)
+                )
+                for sign, p in ((1, lower), (-1, upper))
+            )
+            * mp.mpf(sigma)
+            / 2
+        )
+        found = pairwise_radius(lower, upper, sigma) or 0.0
+        if not exact * (1 - mp.mpf("1e-9")) - mp.mpf("1e-13") <= found <= exact:
+            wrong.append((z, gap, sigma))
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper"),
+    [
+        pytest.param(Probability(0.5, 0.5), Probability(0.5, 0.5), id="no lead"),
+        pytest.param(Probability(0.4, 0.6), Probability(0.5, 0.5), id="behind"),
+        pytest.param(Probability(0.0, 1.0), Probability(0.0, 1.0), id="nothing on both sides"),
+        pytest.param(Probability(0.0, 1.0), Probability(0.1, 0.9), id="no lower bound"),
+        pytest.param(Probability(0.9, 0.1), Probability(1.0, 0.0), id="no upper bound"),
+    ],
+)
+def test_a_class_that_does_not_lead_is_an_abstention(lower, upper):
+    assert pairwise_radius(lower, upper, 0.5) is None
+
+
+# --- the floor at a distance --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("distance", [0.0, 1e-9, 0.1, 1.0, 5.0])
+@pytest.mark.parametrize("z", [-1.0, 0.0, 0.7, 3.0, 9.0])
+def test_a_half_space_has_just_the_probability_at_a_distance_that_is_claimed(z, distance):
+    claimed = probability_at(normal(z), distance, 0.5)
+    true = normal(z - distance / 0.5)
+    assert claimed.value == pytest.approx(true.value, rel=1e-11)
+    assert claimed.complement == pytest.approx(true.complement, rel=1e-11)
+
+
+@laws
+@given(majorities(), alphas, sigmas)
+def test_at_the_certified_radius_the_probability_is_one_half(count, alpha, sigma):
+    lower = clopper_pearson_lower(*count, alpha)
+    certified = certified_radius(lower, sigma)
+    if certified is not None:
+        assert probability_at(lower, certified, sigma).value == pytest.approx(0.5, rel=1e-12)
+
+
+@laws
+@given(majorities(), alphas, sigmas, st.floats(0.5, 0.98))
+def test_within_the_radius_of_a_floor_the_probability_stays_above_it(count, alpha, sigma, floor):
+    lower = clopper_pearson_lower(*count, alpha)
+    certified = certified_radius(lower, sigma, floor)
+    if certified is not None:
+        assert probability_at(lower, certified, sigma).value >= floor * (1 - 1e-12)
+        assert probability_at(lower, certified * (1 + 1e-6), sigma).value < floor
+
+
+def test_the_probability_at_a_distance_is_never_above_the_exact_one():
+    rng, wrong = np.random.default_rng(23), []
+    for case in range(1000):
+        far, sigma = rng.uniform(-3, 37), rng.uniform(0.3, 1.7)
+        p = normal(far)
+        distance = 10 ** rng.uniform(-6, 1) if case % 2 else sigma * max(far + rng.uniform(-1, 1), 0)
+        small = p.complement < 0.5
+        z = exact_binomial.normal_quantile(p.complement if small else p.value) * (-1 if small else 1)
+        z -= mp.mpf(distance) / sigma
+        found = probability_at(p, distance, sigma)
+        value, complement = exact_binomial.normal_cdf(z), exact_binomial.normal_cdf(-z)
+        hair = mp.mpf("1e-9") if z > -30 else 1  # near the smallest floats it may give up
+        if not value * (1 - hair) <= found.value <= value:
+            wrong.append((p, distance, sigma))
+        if not complement <= found.complement <= min(complement * (1 + hair), 1):
+            wrong.append((p, distance, sigma))
+    assert not wrong
+
+
+@pytest.mark.parametrize("distance", [0.0, 1.0])
+def test_nothing_stays_nothing_at_any_distance(distance):
+    assert probability_at(Probability(0.0, 1.0), distance, 0.5) == Probability(0.0, 1.0)
+
+
+def test_a_distance_of_many_sigmas_leaves_nothing():
+    assert probability_at(Probability(0.9, 0.1), 1e9, 0.5) == Probability(0.0, 1.0)
+
+
+# --- another norm -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", [1, 3, 4, 48, 3 * 336 * 336])
+@pytest.mark.parametrize("l2", [1e-9, 0.1, 0.75, 40.0])
+def test_a_uniform_change_at_the_linf_radius_stays_within_the_l2_radius(l2, values):
+    linf = linf_radius(l2, values)
+    assert mp.sqrt(values) * linf <= l2
+    assert linf == pytest.approx(l2 / math.sqrt(values), rel=1e-12)
+
+
+@laws
+@given(st.floats(1e-300, 1e6), st.integers(1, 10**9))
+def test_the_linf_radius_is_rounded_down(l2, values):
+    assert mp.sqrt(values) * linf_radius(l2, values) <= l2
+
+
+@pytest.mark.parametrize("l2", [0.0, -1.0, math.nan, math.inf])
+def test_an_l2_radius_that_is_none_is_refused_and_named(l2):
+    with pytest.raises(ValueError, match=rf"the radius is {l2}; it must be a finite number above 0"):
+        linf_radius(l2, 3)
+
+
+@pytest.mark.parametrize("values", [0, -3])
+def test_an_input_without_values_is_refused_and_named(values):
+    with pytest.raises(ValueError, match=f"the input holds {values} values"):
+        linf_radius(0.5, values)
 
 
 # --- laws ---------------------------------------------------------------------------------------------------
@@ -187,12 +362,24 @@ def test_a_sigma_that_is_no_noise_is_refused_and_named(sigma):
         check_radius_sigma(sigma)
     with pytest.raises(ValueError, match=r"sigma is"):
         certified_radius(Probability(0.9, 0.1), sigma)
+    with pytest.raises(ValueError, match=r"sigma is"):
+        pairwise_radius(Probability(0.9, 0.1), Probability(0.1, 0.9), sigma)
+    with pytest.raises(ValueError, match=r"sigma is"):
+        probability_at(Probability(0.9, 0.1), 0.1, sigma)
+
+
+@pytest.mark.parametrize("distance", [-1e-9, -1, math.nan, math.inf])
+def test_a_distance_that_is_none_is_refused_and_named(distance):
+    with pytest.raises(ValueError, match=rf"the distance is {distance}; it must be a number of at least 0"):
+        probability_at(Probability(0.9, 0.1), distance, 0.5)
 
 
 @pytest.mark.parametrize("floor", [0.4, 0.0, -1, 1, 1.5, math.nan, math.inf])
 def test_a_floor_outside_one_half_to_one_is_refused_and_named(floor):
     with pytest.raises(ValueError, match=rf"the floor is {floor}"):
         certified_radius(Probability(0.9, 0.1), 0.5, floor)
+    with pytest.raises(ValueError, match=r"the floor is"):
+        check_floor(floor)
 
 
 def test_the_largest_sigma_is_accepted():

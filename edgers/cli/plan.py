@@ -1,0 +1,257 @@
+"""`edgers plan`: how many samples a radius takes, and what n samples keep. No model, no image."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgers.cli.options import PATH, json_option
+from edgers.cli.output import print_json, stdout, write_new
+from edgers_engines.errors import EdgersError, InputError, printable
+
+if TYPE_CHECKING:
+    from edgers.smoothing.planning import Plan, Target
+    from edgers.smoothing.scaling import Distribution
+
+PROBABILITIES = (0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+DISTRIBUTION = "uniform:0.7:1"
+CURVE_SAMPLES = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
+
+_MAX_LIST_BYTES = 1 << 20
+
+
+@click.command("plan")
+@click.option("--sigma", type=float, help="Noise, in the radius' unit.")
+@click.option("--target-radius", type=float, help="The L2 radius to certify; 0: any at all.")
+@click.option("--alpha", type=float, default=0.001, show_default=True, help="Allowed error probability.")
+@click.option(
+    "--p",
+    "probabilities",
+    type=float,
+    multiple=True,
+    help="The class's probability under noise; may be repeated  [default: several]",
+)
+@click.option("--power", type=float, help="Probability that the fixed n certifies  [default: 0.9]")
+@click.option("--batch", type=int, help="Samples between two looks when stopping early  [default: 8]")
+@click.option("--cap", type=int, help="Most samples when stopping early  [default: 4000]")
+@click.option("--measured", type=PATH, help="A saved certificate, whose time per sample is used.")
+@click.option("--plot", type=PATH, help="Draw samples against p here, as PNG, SVG or PDF.")
+@click.option("--curve", type=PATH, help="Instead: draw here which share of the radius n samples keep.")
+@click.option(
+    "--distribution",
+    help="With --curve, how p is spread over inputs: uniform:LOW:HIGH, beta:A:B, or a file of "
+    f"probabilities, one a line or a JSON list  [default: {DISTRIBUTION}]",
+)
+@json_option
+def command(
+    *,
+    sigma: float | None,
+    target_radius: float | None,
+    alpha: float,
+    probabilities: tuple[float, ...],
+    power: float | None,
+    batch: int | None,
+    cap: int | None,
+    measured: Path | None,
+    plot: Path | None,
+    curve: Path | None,
+    distribution: str | None,
+    as_json: bool,
+) -> int:
+    """Plan how many samples to draw, before drawing any.
+
+    How many samples certify a target radius when the class has probability p: with a fixed number, and when
+    stopping early. With --curve: which share of the average radius n samples keep. All figures are exact for
+    independent samples and a class chosen beforehand; samples that choose it come on top.
+    """
+    choices: dict[str, Any] = {"power": power, "batch": batch, "cap": cap}
+    tuning = {name: value for name, value in choices.items() if value is not None}
+    if curve is not None:
+        if tuning or probabilities or (sigma, target_radius, measured, plot) != (None,) * 4:
+            raise InputError("--curve goes with --alpha, --distribution and --json only: radii are in sigmas")
+        _curve(curve, distribution or DISTRIBUTION, alpha, as_json=as_json)
+        return 0
+    if distribution is not None:
+        raise InputError("--distribution goes with --curve")
+    if sigma is None or target_radius is None:
+        raise InputError("give --sigma and --target-radius, or --curve")
+    _check_target(plot)
+    from edgers.smoothing.planning import Target
+
+    target = Target(sigma, target_radius, alpha, **tuning)
+    _plan(target, probabilities or PROBABILITIES, measured, plot, as_json=as_json)
+    return 0
+
+
+def _plan(
+    target: Target,
+    probabilities: tuple[float, ...],
+    measured: Path | None,
+    plot: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    from edgers.smoothing.planning import make_plans, unanimous_samples
+
+    ms = None if measured is None else _ms_per_sample(measured)
+    try:
+        unanimous = unanimous_samples(target.threshold, target.alpha)
+        plans = make_plans(target, probabilities)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if as_json:
+        print_json(
+            {
+                **asdict(target),
+                "required_probability": target.threshold,
+                "unanimous_samples": unanimous,
+                "ms_per_sample": ms,
+                "plans": [_record(plan, ms) for plan in plans],
+            }
+        )
+    else:
+        _show_plans(target, unanimous, plans, ms)
+    if plot is not None:
+        from edgers.report.plan import plot_plans
+
+        step = (1 - target.threshold) / 30
+        drawn = make_plans(target, [*(1 - step * i for i in range(27, 0, -1)), 1.0])
+        write_new(plot, plot_plans(target, drawn, plot.suffix[1:]))
+
+
+def _show_plans(target: Target, unanimous: int, plans: list[Plan], ms: float | None) -> None:
+    from edgers.report.plan import plan_table
+
+    out = stdout()
+    out.print(
+        f"To certify R ≥ {target.target_radius:g} at sigma {target.sigma:g}, alpha {target.alpha:g}, the "
+        f"class's probability p must exceed {target.threshold:.4f}. It takes at least {unanimous} samples, "
+        "all of them for the class."
+    )
+    out.print(plan_table(plans, ms))
+    out.print(
+        f"fixed: the smallest n that certifies with probability {target.power:g} or more. sequential, "
+        f"batched: looks after each batch of {target.batch}, at most {target.cap} samples; their mean, with "
+        "the runs that give up. Samples that select the class come on top."
+        + ("" if ms is None else f" Time at the {ms:.3g} ms a sample that were measured.")
+    )
+
+
+def _record(plan: Plan, ms: float | None) -> dict[str, object]:
+    """The plan, each method with its expected time in milliseconds."""
+    record = asdict(plan)
+    for name, samples in (
+        ("fixed", "samples"),
+        ("sequential", "expected_samples"),
+        ("batched", "expected_samples"),
+    ):
+        if (method := record[name]) is not None:
+            method["expected_ms"] = None if ms is None else method[samples] * ms
+    return record
+
+
+def _ms_per_sample(path: Path) -> float:
+    from edgers.certificate import Certificate
+
+    certificate = Certificate.load(path)
+    total = certificate.timings_ms.get("total", 0)
+    if total <= 0:
+        raise EdgersError(f"{path} has no total time: choose a certificate that was measured")
+    return total / certificate.samples_spent
+
+
+def _curve(path: Path, spread: str, alpha: float, *, as_json: bool) -> None:
+    _check_target(path)
+    distribution = _distribution(spread)
+    from edgers.report.plan import RADII, curve_points, curve_table, plot_curve
+    from edgers.smoothing.scaling import certified_share
+
+    try:
+        points = curve_points(distribution, alpha, CURVE_SAMPLES)
+        ideal = certified_share(distribution, RADII, None, alpha)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if as_json:
+        print_json(
+            {
+                "alpha": alpha,
+                "distribution": printable(spread),
+                "ideal_mean_radius": distribution.mean_quantile(),
+                "radii": RADII,
+                "ideal_certified": ideal,
+                "points": [asdict(point) for point in points],
+            }
+        )
+    else:
+        out = stdout()
+        out.print(f"p: {printable(spread)}; alpha {alpha:g}", markup=False)
+        out.print(curve_table(points))
+        out.print(
+            "keeps: share of the infinite-sample average radius that n samples keep, exact. law: "
+            "1 - 1.64 z/√n (arXiv 2509.16088), an approximation that fails for small n and for p below 0.7. "
+            "Then the share of inputs certified at all, and with a radius of so many sigma (infinite n: "
+            + ", ".join(f"{share:.3f}" for share in ideal)
+            + ")."
+        )
+    title = f"p: {spread}; α = {alpha:g}"
+    write_new(path, plot_curve(points, distribution, alpha, title, path.suffix[1:]))
+
+
+def _check_target(path: Path | None) -> None:
+    if path is not None:
+        from edgers.report.plot import check_plotting
+        from edgers_engines.atomic import check_new
+
+        check_new(path)
+        check_plotting(path)
+
+
+def _distribution(text: str) -> Distribution:
+    from edgers.smoothing.scaling import Beta, Uniform
+
+    kind, *numbers = text.split(":")
+    if kind not in {"uniform", "beta"}:
+        return _listed(Path(text))
+    try:
+        first, second = map(float, numbers)
+    except ValueError:
+        raise InputError(f"the distribution is {text!r}; use uniform:LOW:HIGH or beta:A:B") from None
+    try:
+        return Uniform(first, second) if kind == "uniform" else Beta(first, second)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _listed(path: Path) -> Distribution:
+    """The probabilities of a file: one a line, or a JSON list."""
+    from edgers.smoothing.scaling import Listed
+    from edgers_engines.files import read_regular
+
+    try:
+        text = read_regular(path, _MAX_LIST_BYTES).decode()
+    except FileNotFoundError:
+        raise InputError(
+            f"there is no file {str(path)!r}; a distribution is uniform:LOW:HIGH, beta:A:B, or a file"
+        ) from None
+    except OSError as error:
+        raise EdgersError(f"cannot read the probabilities {str(path)!r}: {error.strerror}") from None
+    except UnicodeError:
+        raise EdgersError(f"{path} is not a list of probabilities: it is not UTF-8 text") from None
+    try:
+        return Listed(tuple(_numbers(text)))
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        raise EdgersError(f"{path} is not a list of probabilities: {error}") from None
+
+
+def _numbers(text: str) -> list[float]:
+    if not text.lstrip().startswith("["):
+        return [float(line) for line in text.split()]
+    items = json.loads(text)
+    for item in items:
+        if isinstance(item, bool) or not isinstance(item, int | float):
+            raise ValueError(f"the entry {item!r} is not a number")  # noqa: TRY004  of a file, not an argument
+    return [float(item) for item in items]

@@ -1,0 +1,223 @@
+"""The rule of one certificate: laid down before the first vote, applied to the votes, checked by `verify`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, get_args
+
+from scipy.special import ndtr, ndtri
+
+from edgers.oracle.base import RESERVED
+from edgers.smoothing.batched import spending_boundary
+from edgers.smoothing.bounds import (
+    MAX_SAMPLES,
+    Probability,
+    check_alpha,
+    check_counts,
+    clopper_pearson_lower,
+    pairwise_bounds,
+)
+from edgers.smoothing.oracle_error import MODES, Composite, Mode, Pairwise
+from edgers.smoothing.radius import certified_radius, check_floor, check_radius_sigma, pairwise_radius
+from edgers.smoothing.sequential import MixtureTest, anytime_lower
+from edgers.smoothing.stopping import Boundary, Decision, even_looks
+from edgers_engines.errors import EdgersError
+
+Method = Literal["fixed", "sequential", "batched"]
+
+# What a rule about a target may cost before the first vote: seconds.
+MAX_LOOKS = 10**5
+MAX_BATCHED = 10**5
+
+# So that a bound above the threshold gives the target radius, although it is rounded down.
+_ROUNDED_UP, _ROUNDED_UP_BY = 1e-9, 1e-12
+NO_BOUND = Probability(0.0, 1.0)
+FLOOR = 0.5  # a certified class keeps the majority
+
+
+class ContradictionError(EdgersError, ValueError):
+    """The votes contradict what the mode assumes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """What follows from the counts; the field names are the certificate's."""
+
+    q_lower: float
+    p_lower: float
+    certified: bool
+    radius: float | None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How many samples are drawn, when they end, and which radius their votes prove.
+
+    fixed: n samples, and Clopper and Pearson's bound. The samples end only when all are drawn.
+    sequential: n samples at most. The bound holds whenever they end and for whatever reason: the target
+        radius is certified or out of reach, time is up, somebody asked.
+    batched: n samples at most, looked at after every `look_every`. Decides whether the target radius is
+        certified and proves no other.
+
+    Args:
+        samples: n.
+        alpha: allowed probability of a wrong certificate.
+        sigma: noise, in the canvas' unit.
+        method: see above.
+        target_radius: what is to be decided, on the canvas.
+        look_every: samples between two decisions about the target.
+        mode: what is claimed, and what it assumes.
+        total_variation: how far the sampler's law is from ideal noise at most.
+        floor: the probability that the class keeps within the radius.
+
+    Raises:
+        ValueError: a number out of range, or parts that do not fit each other.
+    """
+
+    samples: int
+    alpha: float
+    sigma: float
+    method: Method = "fixed"
+    target_radius: float | None = None
+    look_every: int | None = None
+    mode: Mode = field(default_factory=Composite)
+    total_variation: float = 0.0
+    floor: float = FLOOR
+
+    def __post_init__(self) -> None:
+        """Check what the functions below take for granted."""
+        check_alpha(self.alpha)
+        check_counts(0, self.samples)
+        check_radius_sigma(self.sigma)
+        check_floor(self.floor)
+        if self.method not in get_args(Method):
+            raise ValueError(
+                f"there is no method {self.method!r}; choose one of {', '.join(get_args(Method))}"
+            )
+        if type(self.mode) not in MODES.values():
+            raise ValueError(f"{self.mode!r} is no mode; choose one of {', '.join(MODES)}")
+        check_alpha(self.mode.vote_alpha(self.alpha))
+        self.mode.rates(self.alpha)
+        if isinstance(self.mode, Pairwise) and (self.method, self.floor) != ("fixed", FLOOR):
+            raise ValueError(f"the mode pairwise goes with the method fixed and the floor {FLOOR}")
+        if self.method == "fixed" and self.target_radius is not None:
+            raise ValueError("a fixed number of samples decides no target radius; sequential and batched do")
+        if self.method == "batched" and self.target_radius is None:
+            raise ValueError("the method batched decides about a target radius: give one")
+        if self.target_radius is not None and not 0 < self.target_radius < math.inf:
+            raise ValueError(f"the target radius is {self.target_radius}; it must be a number above 0")
+        if (self.target_radius is None) != (self.look_every is None):
+            raise ValueError("a target radius and the samples between two looks at it belong together")
+        if self.look_every is not None and not 1 <= self.look_every <= MAX_SAMPLES:
+            raise ValueError(f"a look every {self.look_every} samples; it must be 1 to {MAX_SAMPLES}")
+        if self.target_radius is not None and (self._boundary.certify_from > self._boundary.looks).all():
+            raise ValueError(
+                f"{self.samples} samples cannot certify a radius of {self.target_radius:g} even if all "
+                "agree: `edgers plan` says how many do"
+            )
+
+    def conclude(self, label: str, votes: Mapping[str, int]) -> Conclusion:
+        """What the votes prove about one class, whatever ended them.
+
+        q_lower bounds the class's probability under the noise that was drawn. It is lowered by the sampler's
+        total variation distance from ideal noise, and by the mode to p_lower.
+
+        Args:
+            label: the class, chosen without these votes.
+            votes: of all classes; their sum is the samples drawn.
+
+        Raises:
+            ContradictionError: the votes contradict what the mode assumes.
+        """
+        samples = sum(votes.values())
+        if samples == 0 or label in RESERVED:
+            return Conclusion(0.0, 0.0, certified=False, radius=None)
+        if isinstance(self.mode, Pairwise):
+            return self._conclude_pairwise(label, votes)
+        q_lower = self._q_lower(votes[label], samples)
+        p_lower = self._p_lower(q_lower)
+        radius = certified_radius(p_lower, self.sigma, self.floor)
+        reached = radius is not None and radius >= (self.target_radius or 0.0)
+        return Conclusion(q_lower.value, p_lower.value, reached, radius)
+
+    def decide(self, label: str, votes: Mapping[str, int]) -> Decision:
+        """Whether the target radius is certified or out of reach; undecided where there is none.
+
+        Raises:
+            ContradictionError: the votes contradict what the mode assumes.
+        """
+        samples = sum(votes.values())
+        if not self._looks_at(samples):
+            return Decision.UNDECIDED
+        decision = self._boundary.decide(votes[label], samples)
+        if decision is Decision.CERTIFIED and not self.conclude(label, votes).certified:
+            return Decision.UNDECIDED  # but for rounding, which is downwards in the bound
+        return decision
+
+    def _looks_at(self, samples: int) -> bool:
+        if self.look_every is None or not samples:
+            return False
+        return samples % self.look_every == 0 or samples == self.samples
+
+    def _q_lower(self, votes: int, samples: int) -> Probability:
+        alpha = self.mode.vote_alpha(self.alpha)
+        if self.method == "sequential":
+            return anytime_lower(votes, samples, alpha)
+        if self.method == "fixed":
+            complete = samples == self.samples  # or whoever ended it may have seen the votes
+            return clopper_pearson_lower(votes, samples, alpha) if complete else NO_BOUND
+        crossed = self._looks_at(samples) and self._boundary.decide(votes, samples) is Decision.CERTIFIED
+        return self._threshold if crossed else NO_BOUND
+
+    def _p_lower(self, q_lower: Probability) -> Probability:
+        try:
+            return self.mode.p_lower(q_lower.minus(self.total_variation), self.alpha)
+        except ValueError as error:
+            raise ContradictionError(str(error)) from None
+
+    def _conclude_pairwise(self, label: str, votes: Mapping[str, int]) -> Conclusion:
+        if sum(votes.values()) != self.samples:
+            return Conclusion(0.0, 0.0, certified=False, radius=None)
+        lower, upper = pairwise_bounds([*votes.values()], [*votes].index(label), self.alpha)
+        p_lower = lower.minus(self.total_variation)
+        p_upper = upper.opposite.minus(self.total_variation).opposite
+        radius = pairwise_radius(p_lower, p_upper, self.sigma)
+        return Conclusion(lower.value, p_lower.value, radius is not None, radius)
+
+    @cached_property
+    def _threshold(self) -> Probability:
+        """The q from which on the target radius follows, rounded up.
+
+        Raises:
+            ValueError: no probability is enough.
+        """
+        target = self.target_radius or 0.0
+        z = target * (1 + _ROUNDED_UP) / self.sigma + float(ndtri(self.floor)) + _ROUNDED_UP_BY
+        p0 = Probability(float(ndtr(z)), float(ndtr(-z)))
+        needed = self.mode.q_needed(p0, self.alpha) if p0.complement > 0 else None
+        if needed is not None:
+            needed = needed.opposite.minus(self.total_variation).opposite
+        if needed is None or needed.value >= 1:
+            raise ValueError(f"no vote certifies a radius of {target:g} at sigma {self.sigma:g}; raise sigma")
+        return needed
+
+    @cached_property
+    def _boundary(self) -> Boundary:
+        every = self.look_every or self.samples
+        if self.samples > MAX_LOOKS * every:
+            raise ValueError(
+                f"{self.samples} samples with a look every {every} are more than {MAX_LOOKS} looks: take "
+                "larger batches or fewer samples"
+            )
+        if self.method == "batched" and self.samples > MAX_BATCHED:
+            raise ValueError(
+                f"the method batched takes {MAX_BATCHED} samples at most, not {self.samples}; sequential "
+                "takes more"
+            )
+        looks, alpha = even_looks(self.samples, every), self.mode.vote_alpha(self.alpha)
+        if self.method == "batched":
+            return spending_boundary(self._threshold.value, alpha, looks)
+        return MixtureTest(self._threshold.value, alpha).boundary(looks)
