@@ -15,6 +15,7 @@ from PIL import Image
 from edgers import demo
 from edgers.certificate import Certificate
 from edgers.certify import Certifier
+from edgers.smoothing.oracle_error import Calibrated
 from edgers_engines import archive
 from edgers_engines.bundle import Bundle
 
@@ -50,11 +51,20 @@ def tokenizer() -> bytes:
 
 @cache
 def certificates() -> tuple[Certificate, ...]:
-    """Real ones: choices, free text, and winners that are never certified."""
+    """Real ones: choices, free text, winners that are never certified, a target, a claim of truth."""
     oracles = [oracle.name for oracle in bundle().manifest.oracles]
     certifier = Certifier(bundle(), sigma=demo.SIGMA, samples=24, selection=4)
+    early = Certifier(
+        bundle(),
+        sigma=demo.SIGMA,
+        samples=80,
+        method="sequential",
+        target_radius=0.1,
+        mode=Calibrated(1, 900),
+    )
     frame, seed = demo.frames()[0], "0" * 32
     return (
+        early.certify(frame, demo.PROMPT, choices=demo.ACTIONS, seed=seed),
         certifier.certify(frame, demo.PROMPT, choices=demo.ACTIONS, seed=seed),
         *(certifier.certify(frame, demo.PROMPT, oracle=name, seed=seed) for name in oracles),
     )

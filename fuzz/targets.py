@@ -214,19 +214,22 @@ def check_certificate(data: bytes) -> None:
         return
     law(parse(found.to_json(), Certificate) == found, "a certificate can be written and read again")
     Console(file=StringIO(), width=100).print(certificate_panel(found, "name"))
-    if not found.certified:
-        law(found.radius is None and found.radius_camera is None, "an abstention has no radius")
+    if found.radius is None or not found.certified:
+        reached = found.radius is not None and found.radius >= (found.target_radius or 0.0)
+        law(
+            not found.certified and not reached, "what is certified has a radius, that of its target at least"
+        )
         return
     votes = found.votes.certification[found.label]
     law(found.label not in RESERVED, "a reserved class is never certified")
     law(
-        bdtrc(votes - 1, found.n, found.p_lower) <= found.alpha * (1 + 1e-6),
-        "p_lower is not above the Clopper-Pearson bound of the votes",
+        bdtrc(votes - 1, found.samples_counted, found.q_lower) <= found.alpha * (1 + 1e-6),
+        "q_lower is not above the Clopper-Pearson bound of the votes, by no method",
     )
-    radius = found.radius or 0.0
+    radius = found.radius
     law(
-        ndtr(radius / found.sigma) <= found.p_lower + 1e-9,
-        "the radius is not larger than its bound allows",
+        found.assumption.mode == "pairwise" or ndtr(radius / found.sigma) <= found.p_lower + 1e-9,
+        "the radius is not larger than its bound allows; that of a pair rests on two",
     )
     norm = found.preparation.operator_norm
     law((found.radius_camera or 0.0) * norm <= radius * (1 + 1e-9), "nor is the one in camera pixels")
