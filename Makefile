@@ -13,7 +13,7 @@ demo: $(DEVICE)/.installed
 	$(DEVICE)/bin/edgers demo
 
 test: lint $(WHEELS)/.filled
-	$(FULL)/bin/python -m pytest -n 2 --dist loadfile
+	$(FULL)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(FULL)/.installed
 	$(FULL)/bin/ruff check
