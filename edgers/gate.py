@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import threading
 import time
@@ -85,8 +84,7 @@ class Gate:
             method="sequential",
             backend=backend,
         )
-        self._tickets = itertools.count()
-        self._newest = -1
+        self._newest, self._counting = 0, threading.Lock()
         self._turn = threading.Lock()
         self._seconds_per_sample = self._measured()
 
@@ -159,8 +157,9 @@ class Gate:
         return (time.monotonic() - start) / DEFAULT_LOOK
 
     def _ticket(self) -> int:
-        self._newest = ticket = next(self._tickets)
-        return ticket
+        with self._counting:  # or of two calls at once the older could be left as the newest
+            self._newest += 1
+            return self._newest
 
     def _superseded(self, ticket: int) -> bool:
         return ticket != self._newest
