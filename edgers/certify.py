@@ -40,7 +40,7 @@ from edgers_engines.bundle import Bundle
 from edgers_engines.engine import Backend
 from edgers_engines.errors import BackendError, InputError
 from edgers_engines.image import CameraImage, operator_norm, prepare
-from edgers_engines.noise import SAMPLER, Stream, check_sigma, to_lattice, total_variation_bound
+from edgers_engines.noise import Stream, check_sigma, to_lattice, total_variation_bound
 from edgers_engines.version import __version__
 from edgers_engines.vlm import Question, VisionLanguageModel
 
@@ -328,7 +328,7 @@ class Certifier:
             ),
             seed=seed,
             seed_source=seed_source,
-            sampler=SamplerRecord(name=SAMPLER, total_variation=rule.total_variation),
+            sampler=SamplerRecord(name=question.device.sampler, total_variation=rule.total_variation),
             samples_spent=sum(votes.selection.values()) + sum(votes.certification.values()),
             stopped_because=stop.reason or ending(rule, label, votes.certification) or ALL_SAMPLES,
             batch_size=question.rows,

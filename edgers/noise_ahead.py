@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edgers_engines.device import Buffer, Device
 from edgers_engines.noise import Stream
 
 
@@ -22,7 +22,7 @@ class Chunk:
     rows: int
 
 
-Draw = Callable[[Chunk, NDArray[np.float32]], None]
+Draw = Callable[[Chunk, Buffer], None]
 
 
 class NoiseAhead:
@@ -34,14 +34,15 @@ class NoiseAhead:
     Args:
         draw: writes the noisy copies of a chunk into an array of that many rows; called from either thread.
         shape: of a buffer: the largest chunk's rows, then the canvas' shape.
+        device: where the buffers lie.
     """
 
-    def __init__(self, draw: Draw, shape: tuple[int, ...]) -> None:
+    def __init__(self, draw: Draw, shape: tuple[int, ...], device: Device) -> None:
         self._draw = draw
-        self._current, self._other = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        self._current, self._other = (device.empty(shape, np.float32) for _ in range(2))
         self._begun: tuple[Chunk, Future[None]] | None = None
 
-    def take(self, chunk: Chunk, following: Chunk | None) -> NDArray[np.float32]:
+    def take(self, chunk: Chunk, following: Chunk | None) -> Buffer:
         """The noisy copies of a chunk, and a beginning with those of the chunk that will be asked for next.
 
         Args:

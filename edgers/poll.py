@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from edgers.noise_ahead import Chunk, NoiseAhead
 from edgers.oracle.base import FAILED, RESERVED, Oracle, label
+from edgers_engines.device import Buffer
 from edgers_engines.errors import BackendError
-from edgers_engines.noise import Stream, noisy_copies
+from edgers_engines.noise import Stream
 from edgers_engines.vlm import Question
 
 _TEXTS = 5
@@ -47,7 +48,7 @@ class Poll:
     ) -> None:
         self._question, self._oracle, self._canvas = question, oracle, canvas
         self._sigma, self._seed, self._progress = sigma, seed, progress
-        self._noise = NoiseAhead(self._draw, (question.rows, *canvas.shape))
+        self._noise = NoiseAhead(self._draw, (question.rows, *canvas.shape), question.device)
         self._failure: BackendError | None = None
         self._texts: Counter[str] = Counter()
         self.smallest_margin = math.inf
@@ -100,8 +101,8 @@ class Poll:
         for first in range(0, samples, self._question.rows):
             yield Chunk(stream, first, min(self._question.rows, samples - first))
 
-    def _draw(self, chunk: Chunk, out: NDArray[np.float32]) -> None:
-        noisy_copies(
+    def _draw(self, chunk: Chunk, out: Buffer) -> None:
+        self._question.device.noisy_copies(
             self._canvas, self._sigma, seed=self._seed, stream=chunk.stream, first=chunk.first, out=out
         )
 

@@ -22,7 +22,7 @@ from edgers_engines.bundle import Bundle
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import InputError
 from edgers_engines.image import CameraImage, operator_norm
-from edgers_engines.noise import SAMPLER, check_sigma, total_variation_bound
+from edgers_engines.noise import SAMPLERS, check_sigma, total_variation_bound
 
 _TOLERANCE = 1e-9  # relative: another scipy may differ in the last digits
 
@@ -68,7 +68,7 @@ def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
     yield "assumption", c.assumption, assumption(mode_of(c.assumption))
     yield "floor", c.floor, FLOOR
     yield "preparation.canvas_size", c.preparation.canvas_size, c.preparation.steps.canvas_size
-    yield "sampler.name", c.sampler.name, SAMPLER
+    yield "sampler.name", c.sampler.name, SAMPLERS.get(c.engine.device.partition(":")[0])
     yield "sampler.total_variation", c.sampler.total_variation, total_variation_bound(c.values, c.sigma)
     rule = c.rule
     yield from _samples(c, rule, sum(selection.values()), sum(votes.values()))

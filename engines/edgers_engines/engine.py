@@ -2,7 +2,8 @@
 
 Ownership: every array belongs to the caller. An engine reads `inputs`, writes every element of `outputs`, and
 keeps no reference after `run` returns. An input and an output may be the same memory (the KV cache is): then
-the engine updates it in place.
+the engine updates it in place. An array lies in the host's memory or in that of the backend's device; a
+backend moves the host's as it needs to.
 """
 
 from __future__ import annotations
@@ -11,16 +12,13 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edgers_engines.device import Buffer, Device, DeviceArray
 from edgers_engines.errors import BackendError, InputError
 from edgers_engines.manifest import Graph, Precision, Tensor
 from edgers_engines.records import Record
-
-Array = NDArray[Any]
 
 MAX_THREADS_PER_CORE = 4  # more only wait for each other: 128 a core took minutes for what takes a second
 BACKENDS = ("onnxruntime", "tensorrt")
@@ -42,7 +40,7 @@ class Engine(ABC):
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
 
-    def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+    def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         """Run the graph once.
 
         Args:
@@ -58,17 +56,23 @@ class Engine(ABC):
         dimensions: dict[str, int] = {}
         _check(self.graph.file, self.graph.inputs, inputs, dimensions)
         _check(self.graph.file, self.graph.outputs, outputs, dimensions)
-        if frozen := [name for name, array in outputs.items() if not array.flags.writeable]:
+        if frozen := [name for name, array in outputs.items() if not _writeable(array)]:
             raise InputError(f"{self.graph.file}: {frozen[0]} is an output, and the array is read-only")
         self._run(inputs, outputs)
 
     @abstractmethod
-    def _run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+    def _run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         """Run on checked arrays."""
 
 
 class Backend(ABC):
-    """One library on one device: loads graphs into engines."""
+    """One library on one device: loads graphs into engines.
+
+    Attributes:
+        device: where arrays lie that its engines need not move.
+    """
+
+    device: Device
 
     @abstractmethod
     def load(self, content: bytes, graph: Graph, weights: Path) -> Engine:
@@ -120,7 +124,7 @@ def open_backend(name: str = "onnxruntime", *, device: str = "cpu", threads: int
 
 
 def _check(
-    graph: str, tensors: tuple[Tensor, ...], arrays: Mapping[str, Array], dimensions: dict[str, int]
+    graph: str, tensors: tuple[Tensor, ...], arrays: Mapping[str, Buffer], dimensions: dict[str, int]
 ) -> None:
     if arrays.keys() != {tensor.name for tensor in tensors}:
         raise InputError(f"{graph} takes {[t.name for t in tensors]}; got {list(arrays)}")
@@ -139,5 +143,9 @@ def _check(
                 f"{graph}: {tensor.name} is {tensor.dtype} {list(tensor.shape)} with {dimensions}; "
                 f"got {array.dtype} {list(array.shape)}"
             )
-        if not array.flags.c_contiguous:
+        if isinstance(array, np.ndarray) and not array.flags.c_contiguous:
             raise InputError(f"{graph}: {tensor.name} is not contiguous in memory")
+
+
+def _writeable(array: Buffer) -> bool:
+    return isinstance(array, DeviceArray) or array.flags.writeable

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from edgers_engines.engine import Array
+from edgers_engines.device import Buffer, Device
 from edgers_engines.manifest import Dimensions, Dtype
 
 
@@ -19,31 +17,32 @@ class KVCache:
     infinity. So the cache starts as zeros, and must be cleared after a batch with non-finite values.
     """
 
-    def __init__(self, dimensions: Dimensions, rows: int, length: int, dtype: Dtype) -> None:
+    def __init__(self, device: Device, dimensions: Dimensions, rows: int, length: int, dtype: Dtype) -> None:
         shape = (rows, dimensions.kv_heads, length, dimensions.head_dim)
-        self._arrays: dict[str, Array] = {
-            f"{layer}.{kind}": np.zeros(shape, dtype)
+        self._device, self._rows = device, rows
+        self._arrays: dict[str, Buffer] = {
+            f"{layer}.{kind}": device.empty(shape, dtype)
             for layer in range(dimensions.layers)
             for kind in ("key", "value")
         }
+        self.fill(0)
 
-    def inputs(self, rows: int) -> dict[str, Array]:
+    def inputs(self, rows: int) -> dict[str, Buffer]:
         """The decoder's `past.*` inputs for the first `rows` sequences."""
         return {f"past.{name}": array[:rows] for name, array in self._arrays.items()}
 
-    def outputs(self, rows: int) -> dict[str, Array]:
+    def outputs(self, rows: int) -> dict[str, Buffer]:
         """The decoder's `present.*` outputs: the same memory as `inputs`."""
         return {f"present.{name}": array[:rows] for name, array in self._arrays.items()}
 
     def share(self, length: int) -> None:
         """Copy the first `length` positions of the first row to all rows."""
-        for array in self._arrays.values():
-            array[1:, :, :length] = array[:1, :, :length]
+        self._copy([(0, row) for row in range(1, self._rows)], 0, length)
 
-    def clear(self, start: int) -> None:
-        """Write zeros from position `start` on, in every row."""
+    def fill(self, value: float, start: int = 0) -> None:
+        """Write a value from position `start` on, in every row."""
         for array in self._arrays.values():
-            array[:, :, start:] = 0
+            self._device.fill(array, value, start)
 
     def keep(self, rows: Sequence[int], start: int, stop: int) -> None:
         """Move the given rows up to the front.
@@ -53,7 +52,8 @@ class KVCache:
             start: first position that differs between rows.
             stop: one past the last position written.
         """
+        self._copy([(row, front) for front, row in enumerate(rows) if row != front], start, stop)
+
+    def _copy(self, moves: list[tuple[int, int]], start: int, stop: int) -> None:
         for array in self._arrays.values():
-            for target, source in enumerate(rows):
-                if target != source:
-                    array[target, :, start:stop] = array[source, :, start:stop]
+            self._device.copy_rows(array, moves, start, stop)

@@ -27,7 +27,11 @@ from numpy.typing import NDArray
 
 from edgers_engines.errors import InputError
 
-SAMPLER = "philox4x64-10/as241/lattice-2^-20"
+# By the kind of device that draws. They differ in the logarithm's last digit alone; the bound covers both.
+SAMPLERS = {
+    "cpu": "philox4x64-10/as241/lattice-2^-20",
+    "cuda": "philox4x64-10/as241/lattice-2^-20/cuda",
+}
 LATTICE_STEP = 2.0**-20
 MAX_SIGMA = 1.7  # so that |canvas + noise| < 16 wherever |z| <= 7: 24 bits of lattice fit a float32 exactly
 
@@ -151,7 +155,7 @@ class _NormalQuantile:
         q *= 2.0**-64
         np.multiply(q, q, out=r)
         np.subtract(0.180625, r, out=r)
-        _ratio(r, _CENTRAL, z, denominator)
+        _ratio(r, CENTRAL, z, denominator)
         z *= q
         np.abs(q, out=q)
         tail = np.flatnonzero(np.greater(q, 0.425, out=self._in_tail[: raw.size]))
@@ -173,9 +177,9 @@ def _tail(signed: NDArray[np.int64]) -> NDArray[np.float64]:
     far = np.flatnonzero(r > 5.0)  # one value in 36 billion: nearly always none
     beyond = r[far] - 5.0
     r -= 1.6
-    _ratio(r, _MIDDLE, z, denominator)
+    _ratio(r, MIDDLE, z, denominator)
     if far.size:
-        z[far] = _ratio(beyond, _FAR, np.empty_like(beyond), np.empty_like(beyond))
+        z[far] = _ratio(beyond, FAR, np.empty_like(beyond), np.empty_like(beyond))
     np.copysign(z, signed, out=z)
     return z
 
@@ -231,7 +235,7 @@ def total_variation_bound(values: int, sigma: float) -> float:
 
 
 # Wichura's coefficients, lowest order first: |q| <= .425; then r = sqrt(-log p) up to 5; then beyond.
-_CENTRAL = (
+CENTRAL = (
     (
         3.3871328727963666080e0,
         1.3314166789178437745e2,
@@ -253,7 +257,7 @@ _CENTRAL = (
         5.2264952788528545610e3,
     ),
 )
-_MIDDLE = (
+MIDDLE = (
     (
         1.42343711074968357734e0,
         4.63033784615654529590e0,
@@ -275,7 +279,7 @@ _MIDDLE = (
         1.05075007164441684324e-9,
     ),
 )
-_FAR = (
+FAR = (
     (
         6.65790464350110377720e0,
         5.46378491116411436990e0,

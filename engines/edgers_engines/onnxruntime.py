@@ -1,4 +1,8 @@
-"""ONNX Runtime through its C API: OrtValues over the caller's arrays, bound by IOBinding, never copied."""
+"""ONNX Runtime through its C API: the caller's arrays, bound where they lie.
+
+What lies on the engine's device is never copied: the KV cache, features, embeddings, logits. On a GPU, what
+lies in the host's memory (token ids, the mask) is copied by ONNX Runtime at each run.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgers_engines.engine import Array, Backend, Engine, EngineRecord
+from edgers_engines.device import Buffer, Device, DeviceArray, Host
+from edgers_engines.engine import Backend, Engine, EngineRecord
 from edgers_engines.errors import BackendError, InputError
 from edgers_engines.manifest import Graph, Precision
 
@@ -25,6 +30,9 @@ except ImportError as error:
 
 # How ONNX Runtime and CUDA say so; there is no exception of its own for it.
 _OUT_OF_MEMORY = re.compile(r"bad_alloc|[Ff]ailed to allocate memory|out of memory|ALLOC_FAILED")
+
+# What a provider leaves to the CPU on purpose: a graph's arithmetic with sizes, which are a few integers.
+_ON_SIZES = {"Concat", "Range", "Shape", "Squeeze", "Unsqueeze"}
 
 OLDEST = (1, 25)  # the first with opset 24's TensorScatter
 if tuple(map(int, ort.__version__.split(".")[:2])) < OLDEST:
@@ -42,23 +50,22 @@ def available_providers() -> list[str]:
 class OnnxRuntimeBackend(Backend):
     """ONNX Runtime with exactly one execution provider.
 
-    On "cuda:N" the caller's arrays stay in host memory, and ONNX Runtime moves them at each run.
-
     Raises:
         InputError: the device is neither "cpu" nor "cuda:N".
         BackendError: the device's provider is not in this build of ONNX Runtime.
     """
 
     def __init__(self, device: str, threads: int | None) -> None:
-        self._device = device
+        self._name = device
         self._threads = threads or len(os.sched_getaffinity(0))
-        self._provider, self._options = _provider(device)
+        self._provider, ordinal = _provider(device)
         if self._provider not in available_providers():
             raise BackendError(
                 f"{device} needs {self._provider}, which is not in this ONNX Runtime {ort.__version__} "
                 f"(it has {', '.join(available_providers())}): "
                 "install edgers[gpu] in place of edgers[cpu], or use --device cpu"
             )
+        self.device, self._options = _open(ordinal)
 
     def load(self, content: bytes, graph: Graph, weights: Path) -> Engine:
         """Load one graph; see `Backend.load`."""
@@ -69,7 +76,7 @@ class OnnxRuntimeBackend(Backend):
         return EngineRecord(
             backend="onnxruntime",
             version=ort.__version__,
-            device=self._device,
+            device=self._name,
             provider=self._provider,
             precision=precision,
         )
@@ -91,9 +98,7 @@ class OnnxRuntimeBackend(Backend):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # errors come as exceptions; a second copy on stderr is one too many
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
-        if self._provider != "CPUExecutionProvider":
-            # Without this, nodes the provider lacks would quietly run on the CPU.
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         return options
 
     def _session(self, content: bytes, name: str, weights: Path) -> ort.InferenceSession:
@@ -101,19 +106,28 @@ class OnnxRuntimeBackend(Backend):
         try:
             session = ort.InferenceSession(content, options, providers=[(self._provider, self._options)])
         except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no base class but Exception
-            raise BackendError(f"ONNX Runtime cannot load {name} on {self._device}: {_line(error)}") from None
+            raise BackendError(f"ONNX Runtime cannot load {name} on {self._name}: {_line(error)}") from None
         # ONNX Runtime logs an error and goes on with the CPU when a provider's libraries do not load.
         if session.get_providers()[0] != self._provider:
             raise BackendError(
                 f"{self._provider} was asked for, but ONNX Runtime loaded {name} on "
-                f"{', '.join(session.get_providers())}: the libraries of {self._device} are missing; "
+                f"{', '.join(session.get_providers())}: the libraries of {self._name} are missing; "
                 "`edgers doctor` lists what is installed"
             )
+        # Nodes that the provider lacks would quietly run on the CPU.
+        elsewhere = {
+            node.op_type
+            for part in session.get_provider_graph_assignment_info()
+            if part.ep_name != self._provider
+            for node in part.get_nodes()
+        }
+        if moved := sorted(elsewhere - _ON_SIZES):
+            raise BackendError(f"ONNX Runtime would run {', '.join(moved)} of {name} on the CPU")
         return session
 
 
 class OnnxRuntimeEngine(Engine):
-    """One session. Nothing is copied on the CPU: each OrtValue is a view of the caller's array."""
+    """One session."""
 
     def __init__(self, session: ort.InferenceSession, graph: Graph) -> None:
         super().__init__(graph)
@@ -123,12 +137,17 @@ class OnnxRuntimeEngine(Engine):
         if found != listed:
             raise BackendError(f"{graph.file} has inputs and outputs {found}; the manifest says {listed}")
 
-    def _run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+    def _run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         binding = self._session.io_binding()
-        for name, array in inputs.items():
-            binding.bind_ortvalue_input(name, _value(array))
-        for name, array in outputs.items():
-            binding.bind_ortvalue_output(name, _value(array))
+        for arrays, bind, bind_value in (
+            (inputs, binding.bind_input, binding.bind_ortvalue_input),
+            (outputs, binding.bind_output, binding.bind_ortvalue_output),
+        ):
+            for name, array in arrays.items():
+                if isinstance(array, DeviceArray):
+                    bind(name, "cuda", array.ordinal, array.dtype, array.shape, array.pointer)
+                else:
+                    bind_value(name, ort.OrtValue.ortvalue_from_numpy(np.asarray(array)))
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # noqa: BLE001  as above
@@ -137,16 +156,29 @@ class OnnxRuntimeEngine(Engine):
             raise BackendError(f"ONNX Runtime failed in {self.graph.file}: {_line(error)}") from None
 
 
-def _value(array: Array) -> ort.OrtValue:
-    return ort.OrtValue.ortvalue_from_numpy(np.asarray(array))
-
-
-def _provider(device: str) -> tuple[str, dict[str, str]]:
+def _provider(device: str) -> tuple[str, int | None]:
+    """The execution provider's name, and which GPU."""
     if device == "cpu":
-        return "CPUExecutionProvider", {}
+        return "CPUExecutionProvider", None
     if match := re.fullmatch(r"cuda:(\d{1,3})", device):
-        return "CUDAExecutionProvider", {"device_id": match[1], "use_tf32": "0"}  # TF32 is not float32
+        return "CUDAExecutionProvider", int(match[1])
     raise InputError(f"there is no device {device!r}; use cpu or cuda:N")
+
+
+def _open(ordinal: int | None) -> tuple[Device, dict[str, str]]:
+    """The device, and the provider's options."""
+    if ordinal is None:
+        return Host(), {}
+    from edgers_engines.cuda import Cuda
+
+    device = Cuda(ordinal)
+    return device, {
+        "device_id": str(ordinal),
+        "user_compute_stream": str(device.stream),
+        "use_tf32": "0",  # TF32 is not float32
+        "arena_extend_strategy": "kSameAsRequested",  # the default doubles what it takes each time
+        "cudnn_conv_algo_search": "HEURISTIC",  # the default tries all for every new batch size
+    }
 
 
 def _line(error: Exception) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgers_engines import memory
-from edgers_engines.engine import Array
+from edgers_engines.device import Array
 from edgers_engines.errors import BackendError, BundleError, InputError
 from edgers_engines.kv_cache import KVCache
 from edgers_engines.manifest import Expected
@@ -59,9 +59,8 @@ def forced_logits(
     pieces += [model.embeddings(step.tolist())[:, None] for step in tokens[:-1]]
     length = sum(piece.shape[1] for piece in pieces)
     memory.check(manifest, rows, length)
-    cache = KVCache(manifest.dimensions, rows, length, manifest.activations)
-    for array in cache.inputs(rows).values():
-        array.fill(POISON)
+    cache = KVCache(model.backend.device, manifest.dimensions, rows, length, manifest.activations)
+    cache.fill(POISON)
     logits = np.empty((len(pieces), rows, manifest.dimensions.vocabulary), np.float32)
     position = 0
     for piece, out in zip(pieces, logits, strict=True):

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from edgers_engines import memory, self_test
 from edgers_engines.bundle import Bundle
-from edgers_engines.engine import Array, Backend, open_backend
+from edgers_engines.device import Array, Buffer
+from edgers_engines.engine import Backend, open_backend
 from edgers_engines.errors import InputError
 from edgers_engines.kv_cache import KVCache
 from edgers_engines.prompt import PromptEncoder
@@ -98,9 +99,7 @@ class VisionLanguageModel:
             self.embed.run({"input_ids": np.array([tokens], np.int64)}, {"embeddings": out[None]})
         return out
 
-    def decode(
-        self, embeddings: Array, position: int, length: int, cache: KVCache, logits: NDArray[np.float32]
-    ) -> None:
+    def decode(self, embeddings: Buffer, position: int, length: int, cache: KVCache, logits: Buffer) -> None:
         """One pass of the decoder: each new position sees those before it and itself.
 
         Args:
@@ -167,26 +166,30 @@ class Question:
                 f"the prompt needs {self._prefix_length + block} positions and the answer up to "
                 f"{self.max_new_tokens}; the model has {dimensions.max_length}: shorten the prompt"
             )
+        self._length += -self._length % model.backend.device.alignment
         memory.check(manifest, rows, self._length)
         self.rows = rows
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._model, self._constraint = model, constraint
         self._tolerance = manifest.decoding.margin_tolerance if guard else None
         self._end = manifest.decoding.end_tokens
-        dtype = manifest.activations
-        self._features = np.empty((rows, dimensions.image_tokens, dimensions.hidden), dtype)
-        self._block = np.empty((rows, block, dimensions.hidden), dtype)
-        self._block[:, dimensions.image_tokens :] = model.embeddings(suffix)
-        self._token = np.empty((rows, 1, dimensions.hidden), dtype)
-        self._logits = np.empty((rows, dimensions.vocabulary), np.float32)
-        self._cache = KVCache(dimensions, rows, self._length, dtype)
+        dtype, device = manifest.activations, model.backend.device
+        self.device = device
+        self._features = device.empty((rows, dimensions.image_tokens, dimensions.hidden), dtype)
+        self._block = device.empty((rows, block, dimensions.hidden), dtype)
+        after = np.broadcast_to(model.embeddings(suffix), (rows, len(suffix), dimensions.hidden))
+        device.paste(after, self._block, dimensions.image_tokens)
+        self._token = device.empty((rows, 1, dimensions.hidden), dtype)
+        self._logits = device.empty((rows, dimensions.vocabulary), np.float32)
+        self._cache = KVCache(device, dimensions, rows, self._length, dtype)
         self._share_prefix()
 
-    def answers(self, canvases: NDArray[np.float32]) -> list[Answer]:
+    def answers(self, canvases: Buffer) -> list[Answer]:
         """Answer the question about each canvas.
 
         Args:
-            canvases: float32 [n, 3, height, width] with 1 <= n <= rows; only read.
+            canvases: float32 [n, 3, height, width] with 1 <= n <= rows, of the model's device or the host;
+                only read.
 
         Returns:
             n answers, in order.
@@ -204,7 +207,7 @@ class Question:
             self._generate(rows)
         finally:
             if any(row.status in (Status.FAILED, None) for row in rows):
-                self._cache.clear(self._prefix_length)  # or its NaNs would reach the next batch
+                self._cache.fill(0, self._prefix_length)  # or its NaNs would reach the next batch
         return [self._answer(row) for row in rows]
 
     def _generate(self, rows: list[_Row]) -> None:
@@ -219,30 +222,29 @@ class Question:
                 position += 1
                 active = self._advance(active, logits)
 
-    def _encode(self, canvases: NDArray[np.float32]) -> None:
+    def _encode(self, canvases: Buffer) -> None:
         with self._timed("encode"):
             features = self._features[: len(canvases)]
             self._model.vision.run({"canvas": canvases}, {"features": features})
-            self._block[: len(canvases), : features.shape[1]] = features
+            self.device.paste(features, self._block[: len(canvases)], 0)
 
-    def _decode(self, embeddings: Array, position: int) -> NDArray[np.float32]:
+    def _decode(self, embeddings: Buffer, position: int) -> Buffer:
         logits = self._logits[: len(embeddings)]
         self._model.decode(embeddings, position, self._length, self._cache, logits)
         return logits
 
-    def _step(self, tokens: list[int], position: int) -> NDArray[np.float32]:
+    def _step(self, tokens: list[int], position: int) -> Buffer:
         embeddings = self._token[: len(tokens)]
         self._model.embed.run({"input_ids": np.array(tokens, np.int64)[:, None]}, {"embeddings": embeddings})
         return self._decode(embeddings, position)
 
-    def _advance(self, rows: list[_Row], logits: NDArray[np.float32]) -> list[_Row]:
+    def _advance(self, rows: list[_Row], logits: Buffer) -> list[_Row]:
         """Choose the next token of every row; return the rows that go on."""
-        finite = np.logical_and.reduce(np.isfinite(logits), axis=1)
-        if self._constraint is not None:
-            logits = _masked(logits, [self._constraint.allowed(tuple(row.tokens)) for row in rows])
-        best, lead = _top(logits)
+        constraint = self._constraint
+        allowed = None if constraint is None else [constraint.allowed(tuple(row.tokens)) for row in rows]
+        top = self.device.top(logits, allowed)
         for row, token, margin, sound in zip(
-            rows, best.tolist(), lead.tolist(), finite.tolist(), strict=True
+            rows, top.token.tolist(), top.lead.tolist(), top.finite.tolist(), strict=True
         ):
             if not sound:
                 row.status = Status.FAILED
@@ -261,7 +263,7 @@ class Question:
     def _determined(self, row: _Row) -> bool:
         return self._constraint is not None and not self._constraint.allowed(tuple(row.tokens))
 
-    def _drop_finished(self, active: list[_Row], logits: NDArray[np.float32], position: int) -> None:
+    def _drop_finished(self, active: list[_Row], logits: Buffer, position: int) -> None:
         """Move the active rows to the front of the cache, where the next, smaller batch is."""
         if len(active) < len(logits):
             self._cache.keep([row.slot for row in active], self._prefix_length, position)
@@ -295,20 +297,3 @@ class _Row:
     tokens: list[int] = field(default_factory=list)
     status: Status | None = None
     margin: float = float("inf")
-
-
-def _masked(logits: NDArray[np.float32], allowed: list[tuple[int, ...]]) -> NDArray[np.float32]:
-    masked = np.full_like(logits, -np.inf)
-    for row, tokens in enumerate(allowed):
-        masked[row, tokens] = logits[row, tokens]
-    return masked
-
-
-def _top(logits: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The best token of each row and its lead over the runner-up; `logits` is overwritten."""
-    rows = np.arange(len(logits))
-    best = logits.argmax(axis=1)
-    top = logits[rows, best]
-    logits[rows, best] = -np.inf
-    with np.errstate(invalid="ignore"):  # rows that are not finite are FAILED, whatever stands here
-        return best, top - logits.max(axis=1)

@@ -18,6 +18,7 @@ from edgers.oracle.rules import Rules
 from edgers.poll import Poll
 from edgers.rule import Rule
 from edgers.smoothing.bounds import clopper_pearson_lower
+from edgers_engines.device import Host
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import BackendError, ImageError, InputError
 from edgers_engines.image import CameraImage, Preparation
@@ -116,9 +117,9 @@ def test_a_file_its_pixels_and_a_decoded_image_give_the_same_certificate(demo_bu
 @pytest.fixture
 def drawn(monkeypatch):
     """Every noisy copy that is drawn: {(stream, index): array}."""
-    from edgers import poll
+    from edgers_engines import device
 
-    copies, original = {}, poll.noisy_copies
+    copies, original = {}, device.noisy_copies
 
     def spy(canvas, sigma, *, seed, stream, first, out):
         original(canvas, sigma, seed=seed, stream=stream, first=first, out=out)
@@ -126,7 +127,7 @@ def drawn(monkeypatch):
             assert (stream, first + row) not in copies, "a sample was drawn twice"
             copies[stream, first + row] = noisy - canvas
 
-    monkeypatch.setattr(poll, "noisy_copies", spy)
+    monkeypatch.setattr(device, "noisy_copies", spy)
     return copies
 
 
@@ -214,7 +215,7 @@ def test_a_margin_below_the_tolerance_is_a_vote_for_nobody(demo_bundle, first_fr
 class Scripted:
     """A question whose answers are the numbers 1 to 7, each as often as it says."""
 
-    rows = 28
+    rows, device = 28, Host()
 
     def answers(self, canvases):
         texts = [str(number) for number in range(1, 8) for _ in range(number)]
@@ -462,7 +463,7 @@ class HalfSpaces:
     max_new_tokens = 1
 
     def __init__(self, _model, _prompt, *, rows, **_settings):
-        self.rows, self.seconds = rows, {}
+        self.rows, self.seconds, self.device = rows, {}, Host()
 
     def answers(self, canvases):
         return [self._answer(canvas[:, 0, 0]) for canvas in canvases]

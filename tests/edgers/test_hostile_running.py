@@ -254,7 +254,7 @@ def scarce(monkeypatch, holder, name, rows_of, most):
 SCARCE = {
     "when a question's buffers are made": ("edgers.certify.Question", "__init__", lambda _a, m: m["rows"]),
     "when the noise's buffers are made": ("edgers.poll.NoiseAhead", "__init__", lambda a, _m: a[2][0]),
-    "when noise is drawn": ("edgers.poll", "noisy_copies", lambda _a, m: len(m["out"])),
+    "when noise is drawn": ("edgers_engines.device", "noisy_copies", lambda _a, m: len(m["out"])),
     "in a run of the model": ("edgers.certify.Question", "answers", lambda a, _m: len(a[1])),
 }
 
@@ -355,15 +355,15 @@ def test_the_largest_batch_is_no_more_than_the_samples_need(demo_bundle, first_f
 
 def test_every_stream_is_drawn_from_its_first_sample_again_after_a_halving(ask, monkeypatch):
     """What is answered again is the same noise: streams and numbers of samples, not fresh draws."""
-    from edgers import poll
+    from edgers_engines import device
 
-    drawn, whole = [], poll.noisy_copies
+    drawn, whole = [], device.noisy_copies
 
     def noted(*args, **more):
         drawn.append((more["stream"], more["first"], len(more["out"])))
         return whole(*args, **more)
 
-    monkeypatch.setattr(poll, "noisy_copies", noted)
+    monkeypatch.setattr(device, "noisy_copies", noted)
     scarce(monkeypatch, Question, "answers", lambda a, _m: len(a[1]), 8)
     ask()
     chunks = [(Stream.SELECTION, 0, 8), (Stream.SELECTION, 8, 1)]

@@ -11,6 +11,8 @@ from edgers.noise_ahead import Chunk, NoiseAhead
 from edgers.oracle.base import FAILED
 from edgers.oracle.rules import Rules
 from edgers.poll import Poll
+from edgers_engines import device
+from edgers_engines.device import Host
 from edgers_engines.errors import BackendError, InputError
 from edgers_engines.noise import Stream, noisy_copies
 from edgers_engines.vlm import Answer, Status
@@ -62,7 +64,7 @@ def drawing():
 
 @pytest.fixture
 def ahead(drawing):
-    return NoiseAhead(drawing, (4, 1))
+    return NoiseAhead(drawing, (4, 1), Host())
 
 
 class TestNoiseAhead:
@@ -117,7 +119,7 @@ class Parity:
     """A question that answers each canvas with left or right; which one depends on its every value."""
 
     def __init__(self, rows):
-        self.rows, self.seen = rows, []
+        self.rows, self.seen, self.device = rows, [], Host()
 
     def answers(self, canvases):
         assert len(canvases) <= self.rows
@@ -147,7 +149,7 @@ def drawn(monkeypatch):
         noisy_copies(canvas, sigma, seed=seed, stream=stream, first=first, out=out)
         chunks.append((stream, first, len(out)))
 
-    monkeypatch.setattr(poll, "noisy_copies", spy)
+    monkeypatch.setattr(device, "noisy_copies", spy)
     return chunks
 
 
@@ -240,7 +242,7 @@ class TestPoll:
                 raise error
             noisy_copies(*args, first=first, **named)
 
-        monkeypatch.setattr(poll, "noisy_copies", failing)
+        monkeypatch.setattr(device, "noisy_copies", failing)
         question = Parity(4)
         with pytest.raises(MemoryError) as raised:
             asked(question).count(CERTIFICATION, 14)

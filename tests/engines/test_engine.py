@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgers_engines import onnxruntime as backend_module
+from edgers_engines.device import Host
 from edgers_engines.engine import BACKENDS, Engine, open_backend
 from edgers_engines.errors import BackendError, InputError
 from edgers_engines.manifest import Graph, Tensor
@@ -194,18 +195,44 @@ class TestOpenBackend:
         ):
             open_backend(device="cuda:0")
 
+    @staticmethod
+    def pretend_cuda(monkeypatch):
+        """All of CUDA but a GPU: arrays stay in the host's memory."""
+        monkeypatch.setattr(backend_module, "available_providers", lambda: ["CUDAExecutionProvider"])
+        monkeypatch.setattr(backend_module, "_open", lambda ordinal: (Host(), {"device_id": str(ordinal)}))
+
+    def test_a_node_that_the_provider_leaves_to_the_cpu_is_an_error(self, monkeypatch):
+        """But not a graph's arithmetic with sizes, which ONNX Runtime keeps there on purpose."""
+        session = backend_module.ort.InferenceSession
+
+        class Elsewhere:
+            def __init__(self, content, options, **_):
+                self.session = session(content, options, providers=["CPUExecutionProvider"])
+
+            def get_providers(self):
+                return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+            def __getattr__(self, name):
+                return getattr(self.session, name)
+
+        self.pretend_cuda(monkeypatch)
+        monkeypatch.setattr(backend_module.ort, "InferenceSession", Elsewhere)
+        with pytest.raises(BackendError, match=r"would run Add, Mul of adder.onnx on the CPU"):
+            open_backend(device="cuda:1").load(adder(), SIGNATURE, NOWHERE)
+        monkeypatch.setattr(backend_module, "_ON_SIZES", {"Add", "Mul"})
+        open_backend(device="cuda:1").load(adder(), SIGNATURE, NOWHERE)
+
     def test_a_provider_that_is_there_but_does_not_load_is_an_error(self, monkeypatch):
         """ONNX Runtime itself only logs it, and goes on with the CPU."""
 
         class OnTheCpu:
-            def __init__(self, _content, options, providers):
-                assert providers == [("CUDAExecutionProvider", {"device_id": "1", "use_tf32": "0"})]
-                assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+            def __init__(self, _content, _options, providers):
+                assert providers == [("CUDAExecutionProvider", {"device_id": "1"})]
 
             def get_providers(self):
                 return ["CPUExecutionProvider"]
 
-        monkeypatch.setattr(backend_module, "available_providers", lambda: ["CUDAExecutionProvider"])
+        self.pretend_cuda(monkeypatch)
         monkeypatch.setattr(backend_module.ort, "InferenceSession", OnTheCpu)
         with pytest.raises(BackendError, match=r"CUDAExecutionProvider was asked for.*CPUExecutionProvider"):
             open_backend(device="cuda:1").load(adder(), SIGNATURE, NOWHERE)
@@ -370,6 +397,7 @@ class Talkative(onnxruntime.SessionOptions):
 onnxruntime.SessionOptions = Talkative
 
 from edgers import demo
+from edgers_engines.device import Host
 from edgers_engines.kv_cache import KVCache
 from edgers_engines.vlm import Question, VisionLanguageModel
 
@@ -382,7 +410,7 @@ for rows in (3, 2, 3):
 print({APART!r}, file=sys.stderr, flush=True)
 
 dimensions, length = model.bundle.manifest.dimensions, 8
-past, present = KVCache(dimensions, 3, length, "float32"), KVCache(dimensions, 3, length, "float32")
+past, present = (KVCache(Host(), dimensions, 3, length, "float32") for _ in range(2))
 model.decoder.run(
     {{
         "embeddings": np.zeros((3, 1, dimensions.hidden), np.float32),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from edgers_engines.device import Host
 from edgers_engines.kv_cache import KVCache
 from edgers_engines.manifest import Dimensions
 
@@ -16,7 +17,7 @@ NAMES = [f"{layer}.{kind}" for layer in range(3) for kind in ("key", "value")]
 @pytest.fixture
 def cache():
     """A cache in which no two numbers are equal, and none is 0."""
-    cache = KVCache(DIMENSIONS, ROWS, LENGTH, "float32")
+    cache = KVCache(Host(), DIMENSIONS, ROWS, LENGTH, "float32")
     for number, array in enumerate(cache.inputs(ROWS).values()):
         array[...] = np.arange(1, array.size + 1).reshape(array.shape) + 1000 * number
     return cache
@@ -28,7 +29,7 @@ def contents(cache):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_new_cache_is_zeros_of_every_layers_keys_and_values(dtype):
-    fresh = KVCache(DIMENSIONS, ROWS, LENGTH, dtype).inputs(ROWS)
+    fresh = KVCache(Host(), DIMENSIONS, ROWS, LENGTH, dtype).inputs(ROWS)
     assert list(fresh) == [f"past.{name}" for name in NAMES]
     for array in fresh.values():
         assert (array.shape, array.dtype) == ((ROWS, 2, LENGTH, 6), np.dtype(dtype))
@@ -73,7 +74,7 @@ def test_clear_writes_zeros_from_a_position_on_over_any_number(cache):
     for array in cache.inputs(ROWS).values():
         array[1, :, 4:] = np.nan
         array[2, :, 5] = -np.inf
-    cache.clear(4)
+    cache.fill(0, 4)
     for name, array in contents(cache).items():
         assert np.all(array[:, :, 4:] == 0)
         np.testing.assert_array_equal(array[:, :, :4], before[name][:, :, :4])
@@ -111,5 +112,5 @@ def test_memory_moves_nowhere_whatever_is_done(cache):
     places = [array.__array_interface__["data"] for array in cache.inputs(ROWS).values()]
     cache.share(2)
     cache.keep([2, 3], 0, 5)
-    cache.clear(1)
+    cache.fill(0, 1)
     assert [array.__array_interface__["data"] for array in cache.inputs(ROWS).values()] == places

@@ -1,0 +1,276 @@
+"""A CUDA device: its memory, one stream, and the kernels of kernels.cu, through NVIDIA's own bindings.
+
+Everything runs on one stream, the engines' graphs too, so that what is enqueued first is done first. The
+kernels are compiled by NVRTC when the device is opened: for exactly this device, in a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from edgers_engines import noise
+from edgers_engines.device import Array, Buffer, Device, DeviceArray, Top
+from edgers_engines.errors import BackendError
+from edgers_engines.noise import SAMPLERS, Stream, check_sigma
+
+try:
+    from cuda.bindings import driver, nvrtc
+except ImportError as error:
+    raise BackendError(
+        f"NVIDIA's CUDA bindings cannot be imported ({error}): install edgers[gpu], or use --device cpu"
+    ) from None
+
+_SOURCE = Path(__file__).with_name("kernels.cu")
+_KERNELS = ("noisy_copies", "copy_rows", "top_of_segments", "top_of_rows")
+_THREADS = 256
+_SEGMENTS = 128
+_TOP = np.dtype([("best", "f4"), ("second", "f4"), ("token", "i4"), ("finite", "i4")])
+_UNIT = 2  # bytes that copy_rows moves at once
+
+
+class Cuda(Device):
+    """One GPU.
+
+    Args:
+        ordinal: which one.
+
+    Raises:
+        BackendError: there is no such GPU, no driver, or the kernels do not compile for it.
+    """
+
+    sampler = SAMPLERS["cuda"]
+    # With a mask whose rows are no multiple of 4, ONNX Runtime's attention writes all scores into memory.
+    alignment = 8
+
+    def __init__(self, ordinal: int) -> None:
+        try:
+            _driver("cuInit", 0)
+        except RuntimeError:
+            raise BackendError(
+                f"cuda:{ordinal} needs NVIDIA's driver, which is not on this machine"
+            ) from None
+        if ordinal >= (there := _driver("cuDeviceGetCount")):
+            raise BackendError(f"there is no cuda:{ordinal}; this machine has {there} CUDA devices")
+        self._ordinal = ordinal
+        handle = _driver("cuDeviceGet", ordinal)
+        self._context = _driver("cuDevicePrimaryCtxRetain", handle)  # the one ONNX Runtime uses
+        self._enter()
+        self.name = _driver("cuDeviceGetName", 256, handle).split(b"\0")[0].decode()
+        major, minor = _driver("cuDeviceComputeCapability", handle)
+        self.stream = int(_driver("cuStreamCreate", driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+        module = _driver("cuModuleLoadData", compiled(major, minor))
+        self._kernels = {name: _driver("cuModuleGetFunction", module, name.encode()) for name in _KERNELS}
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
+        """See `Device.empty`."""
+        self._enter()
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        allocation = _Allocation(self._context, max(size, 1))
+        return DeviceArray(self._ordinal, allocation.pointer, tuple(shape), dtype, allocation)
+
+    def free_bytes(self) -> int:
+        """See `Device.free_bytes`."""
+        self._enter()
+        return int(_driver("cuMemGetInfo")[0])
+
+    def put(self, source: Array) -> DeviceArray:
+        """A copy of a host array."""
+        target = self.empty(source.shape, source.dtype)
+        source = np.ascontiguousarray(source)
+        _driver("cuMemcpyHtoDAsync", target.pointer, source.ctypes.data, source.nbytes, self.stream)
+        self._wait()  # until then `source` must live
+        return target
+
+    def get(self, source: DeviceArray) -> Array:
+        """A copy in the host's memory."""
+        self._enter()
+        target = np.empty(source.shape, source.dtype)
+        _driver("cuMemcpyDtoHAsync", target.ctypes.data, source.pointer, source.nbytes, self.stream)
+        self._wait()
+        return target
+
+    def fill(self, array: Buffer, value: float, start: int = 0) -> None:
+        """See `Device.fill`."""
+        array = _device(array)
+        item, inner = array.dtype.itemsize, array.shape[-1] * array.dtype.itemsize
+        pitch = array.shape[-2] * inner
+        width = pitch - start * inner
+        if not width or not array.nbytes:
+            return
+        self._enter()
+        bits = int.from_bytes(np.array(value, array.dtype).tobytes(), "little")
+        place = array.pointer + start * inner, pitch, bits, width // item, array.nbytes // pitch
+        _driver(f"cuMemsetD2D{8 * item}Async", *place, self.stream)
+
+    def paste(self, source: Buffer, target: Buffer, start: int) -> None:
+        """See `Device.paste`."""
+        if not isinstance(source, DeviceArray):
+            source = self.put(source)
+        target = _device(target)
+        item = target.shape[-1] * target.dtype.itemsize
+        copy = driver.CUDA_MEMCPY2D()
+        copy.srcMemoryType = copy.dstMemoryType = driver.CUmemorytype.CU_MEMORYTYPE_DEVICE
+        copy.srcDevice, copy.dstDevice = source.pointer, target.pointer
+        copy.srcPitch, copy.dstPitch = source.shape[1] * item, target.shape[1] * item
+        copy.dstXInBytes, copy.WidthInBytes, copy.Height = start * item, source.shape[1] * item, len(source)
+        self._enter()
+        _driver("cuMemcpy2DAsync", copy, self.stream)
+        self._wait()
+
+    def copy_rows(self, array: Buffer, moves: Sequence[tuple[int, int]], start: int, stop: int) -> None:
+        """See `Device.copy_rows`."""
+        array = _device(array)
+        if not moves or start == stop:
+            return
+        _, heads, positions, size = array.shape
+        unit = size * array.dtype.itemsize // _UNIT
+        width = (stop - start) * unit
+        pairs = self.put(np.array(moves, np.int32))
+        arguments = (array, pairs, ctypes.c_int(len(moves)), heads, positions * unit, start * unit, width)
+        self._launch("copy_rows", heads * width, *arguments)
+        self._wait()
+
+    def top(self, logits: Buffer, allowed: Sequence[Sequence[int]] | None) -> Top:
+        """See `Device.top`."""
+        logits = _device(logits)
+        rows, vocabulary = logits.shape
+        tokens = starts = None
+        if allowed is not None:
+            tokens = self.put(np.concatenate([np.asarray(row, np.int32) for row in allowed]))
+            starts = self.put(np.cumsum([0, *map(len, allowed)], dtype=np.int32))
+        parts, out = self.empty((rows * _SEGMENTS,), _TOP), self.empty((rows,), _TOP)
+        self._launch(
+            "top_of_segments", rows * _SEGMENTS, logits, rows, vocabulary, _SEGMENTS, tokens, starts, parts
+        )
+        self._launch("top_of_rows", rows, parts, rows, _SEGMENTS, out)
+        top = self.get(out)
+        with np.errstate(invalid="ignore"):  # in rows that are not finite, whose lead nobody may use
+            lead = top["best"] - top["second"]
+        return Top(top["token"].astype(np.int64), lead, top["finite"] != 0)
+
+    def noisy_copies(
+        self,
+        canvas: NDArray[np.float64],
+        sigma: float,
+        *,
+        seed: int,
+        stream: Stream,
+        first: int,
+        out: Buffer,
+    ) -> None:
+        """See `Device.noisy_copies`."""
+        out = _device(out)
+        scale = check_sigma(sigma) / noise.LATTICE_STEP
+        blocks = -(-canvas.size // 4)
+        key = seed & 2**64 - 1, seed >> 64
+        self._launch(
+            "noisy_copies",
+            len(out) * blocks,
+            self.put(canvas),
+            out,
+            canvas.size,
+            len(out),
+            first,
+            int(stream),
+            *key,
+            scale,
+            noise.LATTICE_STEP,
+        )
+        self._wait()
+
+    def _launch(self, kernel: str, threads: int, *arguments: object) -> None:
+        values, kinds = zip(*map(_argument, arguments), strict=True)
+        self._enter()
+        grid, block = -(-threads // _THREADS), _THREADS
+        place = grid, 1, 1, block, 1, 1, 0, self.stream
+        _driver("cuLaunchKernel", self._kernels[kernel], *place, (values, kinds), 0)
+
+    def _enter(self) -> None:
+        """Make this device the calling thread's."""
+        _driver("cuCtxSetCurrent", self._context)
+
+    def _wait(self) -> None:
+        _driver("cuStreamSynchronize", self.stream)
+
+
+class _Allocation:
+    """Memory that is freed with the last array that views it."""
+
+    def __init__(self, context: Any, size: int) -> None:  # noqa: ANN401  an untyped handle
+        self._context = context
+        self.pointer = int(_driver("cuMemAlloc", size))
+
+    def __del__(self) -> None:
+        if hasattr(self, "pointer"):
+            driver.cuCtxSetCurrent(self._context)
+            driver.cuMemFree(self.pointer)  # waits for whatever still uses it
+
+
+@cache
+def compiled(major: int, minor: int) -> bytes:
+    """The kernels as machine code for one compute capability; needs no GPU.
+
+    Raises:
+        BackendError: NVRTC does not know it, or refuses the kernels.
+    """
+    program = _nvrtc("nvrtcCreateProgram", _source().encode(), _SOURCE.name.encode(), 0, [], [])
+    options = [f"--gpu-architecture=sm_{major}{minor}".encode(), b"--fmad=false"]
+    (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        log = b" " * _nvrtc("nvrtcGetProgramLogSize", program)
+        nvrtc.nvrtcGetProgramLog(program, log)
+        lines = log.decode(errors="replace").split("\0")[0].strip().splitlines()
+        raise BackendError(f"NVRTC cannot compile for sm_{major}{minor}: {(lines or [status.name])[0]}")
+    code: bytes = b" " * _nvrtc("nvrtcGetCUBINSize", program)
+    _nvrtc("nvrtcGetCUBIN", program, code)
+    return code
+
+
+def _source() -> str:
+    tables = {"CENTRAL": noise.CENTRAL, "MIDDLE": noise.MIDDLE, "FAR": noise.FAR}
+    lines = []
+    for name, (numerator, denominator) in tables.items():
+        rows = ", ".join("{" + ", ".join(map(float.hex, row)) + "}" for row in (numerator, denominator))
+        lines.append(f"__constant__ double {name}[2][8] = {{{rows}}};")
+    return "\n".join([*lines, _SOURCE.read_text()])
+
+
+def _argument(value: object) -> tuple[Any, Any]:
+    if value is None:
+        return 0, ctypes.c_void_p
+    if isinstance(value, DeviceArray):
+        return value.pointer, ctypes.c_void_p
+    if isinstance(value, ctypes.c_int):
+        return value.value, ctypes.c_int
+    if isinstance(value, float):
+        return value, ctypes.c_double
+    return value, ctypes.c_uint64
+
+
+def _device(array: Buffer) -> DeviceArray:
+    if not isinstance(array, DeviceArray):
+        raise TypeError("this array lies in the host's memory, not on the device")
+    return array
+
+
+def _driver(name: str, *arguments: object) -> Any:  # noqa: ANN401  every call has results of its own
+    status, *values = getattr(driver, name)(*arguments)
+    if status == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+        raise MemoryError(f"the GPU has no memory left for {name}")
+    if status != driver.CUresult.CUDA_SUCCESS:
+        raise BackendError(f"CUDA's {name} failed: {status.name}")
+    return values[0] if len(values) == 1 else values
+
+
+def _nvrtc(name: str, *arguments: object) -> Any:  # noqa: ANN401  as above
+    status, *values = getattr(nvrtc, name)(*arguments)
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        raise BackendError(f"NVRTC's {name} failed: {status.name}")
+    return values[0] if values else None
