@@ -46,9 +46,15 @@ class Poll:
         seed: int,
         progress: Progress,
     ) -> None:
-        self._question, self._oracle, self._canvas = question, oracle, canvas
-        self._sigma, self._seed, self._progress = sigma, seed, progress
-        self._noise = NoiseAhead(self._draw, (question.rows, *canvas.shape), question.device)
+        self._question, self._oracle, self._progress = question, oracle, progress
+        device = question.device
+
+        # No method: a poll that its noise refers to would keep the question, and with it a GPU's memory, until
+        # the next garbage collection.
+        def draw(chunk: Chunk, out: Buffer) -> None:
+            device.noisy_copies(canvas, sigma, seed=seed, stream=chunk.stream, first=chunk.first, out=out)
+
+        self._noise = NoiseAhead(draw, (question.rows, *canvas.shape), device)
         self._failure: BackendError | None = None
         self._texts: Counter[str] = Counter()
         self.smallest_margin = math.inf
@@ -100,11 +106,6 @@ class Poll:
     def _chunks(self, stream: Stream, samples: int) -> Iterator[Chunk]:
         for first in range(0, samples, self._question.rows):
             yield Chunk(stream, first, min(self._question.rows, samples - first))
-
-    def _draw(self, chunk: Chunk, out: Buffer) -> None:
-        self._question.device.noisy_copies(
-            self._canvas, self._sigma, seed=self._seed, stream=chunk.stream, first=chunk.first, out=out
-        )
 
     def _labels(self, chunk: Chunk, following: Chunk | None) -> list[str]:
         start = time.perf_counter()

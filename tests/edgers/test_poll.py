@@ -1,6 +1,8 @@
 """The poll: noise is drawn ahead of the model in a second thread, and no vote shows it."""
 
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -185,6 +187,19 @@ class TestPoll:
         found = votes()
         monkeypatch.setattr(poll, "NoiseAhead", NoiseNow)
         assert found == votes()
+
+    def test_a_poll_that_is_done_lets_go_of_its_question_at_once(self, asked):
+        """Its cache may be most of a GPU's memory: the next one cannot wait for the garbage collector."""
+        gc.disable()
+        try:
+            question = Parity(4)
+            poll, gone = asked(question), weakref.ref(question)
+            poll.count(Stream.CERTIFICATION, 9)
+            poll.finish()
+            del poll, question
+            assert gone() is None
+        finally:
+            gc.enable()
 
     def test_every_sample_is_drawn_once_and_in_order(self, asked, drawn):
         votes = asked(Parity(4))
