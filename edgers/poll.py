@@ -49,8 +49,8 @@ class Poll:
         self._question, self._oracle, self._progress = question, oracle, progress
         device = question.device
 
-        # No method: a poll that its noise refers to would keep the question, and with it a GPU's memory, until
-        # the next garbage collection.
+        # Not a method: a poll that its noise refers to would keep the question, and a GPU's memory with it,
+        # until the next garbage collection.
         def draw(chunk: Chunk, out: Buffer) -> None:
             device.noisy_copies(canvas, sigma, seed=seed, stream=chunk.stream, first=chunk.first, out=out)
 

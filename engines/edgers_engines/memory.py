@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgers_engines.device import Device
 from edgers_engines.manifest import Manifest
 
 
@@ -38,22 +39,25 @@ def needed(manifest: Manifest) -> Memory:
     )
 
 
-def check(manifest: Manifest, rows: int, length: int) -> None:
-    """Refuse what this machine cannot hold, before the system kills the process for it.
+def check(device: Device, manifest: Manifest, rows: int, length: int) -> None:
+    """Refuse what the device cannot hold, before the system kills the process for it.
 
     Args:
+        device: where it would be.
         manifest: the bundle's.
         rows: sequences that are answered at once.
         length: positions of each.
 
     Raises:
-        MemoryError: cache, features, embeddings and logits exceed the physical memory.
+        MemoryError: cache, features, embeddings and logits exceed the device's free memory, or where it
+            does not say, the machine's.
     """
-    wanted = rows * _row(manifest, length)
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    wanted, there = rows * _row(manifest, length), device.free_bytes()
+    if there is None:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if wanted > there:
         raise MemoryError(
-            f"{rows} rows of {length} positions need {wanted / 2**30:.3g} GiB, and this machine has "
+            f"{rows} rows of {length} positions need {wanted / 2**30:.3g} GiB, and there are "
             f"{there / 2**30:.3g}"
         )
 

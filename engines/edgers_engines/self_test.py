@@ -58,7 +58,7 @@ def forced_logits(
     pieces = [piece for piece in (prefix, np.concatenate([features, suffix], 1)) if piece.shape[1]]
     pieces += [model.embeddings(step.tolist())[:, None] for step in tokens[:-1]]
     length = sum(piece.shape[1] for piece in pieces)
-    memory.check(manifest, rows, length)
+    memory.check(model.backend.device, manifest, rows, length)
     cache = KVCache(model.backend.device, manifest.dimensions, rows, length, manifest.activations)
     cache.fill(POISON)
     logits = np.empty((len(pieces), rows, manifest.dimensions.vocabulary), np.float32)

@@ -86,7 +86,7 @@ class VisionLanguageModel:
         """Image features of canvases: [rows, image_tokens, hidden], in the bundle's activation type."""
         manifest = self.bundle.manifest
         sizes = manifest.dimensions
-        memory.check(manifest, len(canvases), 0)
+        memory.check(self.backend.device, manifest, len(canvases), 0)
         features = np.empty((len(canvases), sizes.image_tokens, sizes.hidden), manifest.activations)
         self.vision.run({"canvas": canvases}, {"features": features})
         return features
@@ -167,7 +167,7 @@ class Question:
                 f"{self.max_new_tokens}; the model has {dimensions.max_length}: shorten the prompt"
             )
         self._length += -self._length % model.backend.device.alignment
-        memory.check(manifest, rows, self._length)
+        memory.check(model.backend.device, manifest, rows, self._length)
         self.rows = rows
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._model, self._constraint = model, constraint

@@ -425,7 +425,7 @@ class TestRefused:
         """The system would grant it, and kill the process once it is written to."""
         monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 256}.__getitem__)
         ask(1)
-        with pytest.raises(MemoryError, match=r"64 rows of \d+ positions need .* GiB.*has 0.000977"):
+        with pytest.raises(MemoryError, match=r"64 rows of \d+ positions need .* GiB.*there are 0.000977"):
             ask(64)
 
     @pytest.mark.parametrize(("more", "fits"), [(10**4, True), (-(10**4), False)])
