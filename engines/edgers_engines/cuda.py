@@ -262,16 +262,6 @@ def compiled(major: int, minor: int) -> bytes:
     return code
 
 
-def driver_version() -> tuple[int, int]:
-    """The newest CUDA that the driver runs.
-
-    Raises:
-        BackendError: there is no driver.
-    """
-    number = int(_driver("cuDriverGetVersion"))
-    return number // 1000, number % 1000 // 10
-
-
 def nvrtc_version() -> tuple[int, int]:
     """The CUDA that NVRTC belongs to.
 

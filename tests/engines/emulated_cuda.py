@@ -22,12 +22,12 @@ from cuda.bindings import driver
 
 from edgers_engines import cuda
 
-MARGIN = 256
+MARGIN = 1 << 16  # bytes: more than one block of threads can write
 OK = driver.CUresult.CUDA_SUCCESS
 INVALID = driver.CUresult.CUDA_ERROR_INVALID_VALUE
 _PLAIN = 1, 1, 1, 1, 0, 0  # a launch in one dimension, without shared memory
 
-# CUDA's words, as C++ that needs no header. A kernel's arguments are read as CUDA does it: by their addresses.
+# CUDA's words, as C++ that needs no header. A kernel's arguments are read by address, as CUDA does it.
 _PRELUDE = """
 #define fabs __builtin_fabs
 #define sqrt __builtin_sqrt
@@ -50,14 +50,10 @@ static float __int_as_float(unsigned bits) {
 """
 _LAUNCH = """
 extern "C" const unsigned sizes_{name}[] = {{{sizes}, 0}};
-extern "C" void launch_{name}(unsigned grid, unsigned block, void **arguments) {{
+extern "C" void launch_{name}(unsigned first, unsigned grid, unsigned block, void **arguments) {{
     blockDim.x = block;
-    for (blockIdx.x = grid; blockIdx.x-- > 0;)
+    for (blockIdx.x = first + grid; blockIdx.x-- > first;)
         for (threadIdx.x = block; threadIdx.x-- > 0;) {name}({values});
-}}
-extern "C" void thread_{name}(unsigned block, unsigned thread, unsigned size, void **arguments) {{
-    blockIdx.x = block, threadIdx.x = thread, blockDim.x = size;
-    {name}({values});
 }}
 """
 _QUANTILES = """
@@ -110,6 +106,7 @@ class EmulatedDriver:
         free: bytes that can still be allocated.
         allocated: what was allocated and not yet freed, by address.
         faults: what a program must never do, and did.
+        first_block: number of a launch's first block of threads; it is 0 on a GPU.
     """
 
     CONTEXT, STREAM = 7, 11
@@ -120,14 +117,12 @@ class EmulatedDriver:
         self.kernels, self.free = kernels, free
         self.allocated: dict[int, np.ndarray] = {}
         self.faults: list[str] = []
+        self.first_block = 0
         self.queue: deque = deque()
         self.thread = threading.local()
 
     def cuInit(self, flags):
         return (OK,)
-
-    def cuDriverGetVersion(self):
-        return OK, 13000
 
     def cuDeviceGetCount(self):
         return OK, 1
@@ -268,7 +263,7 @@ class EmulatedDriver:
     def _run(self, launch, blocks, threads, values, kinds):
         boxes = [kind(value) for value, kind in zip(values, kinds, strict=True)]
         addresses = (ctypes.c_void_p * len(boxes))(*map(ctypes.addressof, boxes))
-        getattr(self.kernels, launch)(blocks, threads, addresses)
+        getattr(self.kernels, launch)(self.first_block, blocks, threads, addresses)
 
     @staticmethod
     def _copy(target, source):
