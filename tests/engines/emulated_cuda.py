@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +106,7 @@ class EmulatedDriver:
         free: bytes that can still be allocated.
         allocated: what was allocated and not yet freed, by address.
         faults: what a program must never do, and did.
-        first_block: number of a launch's first block of threads; it is 0 on a GPU.
+        first_block: number of a kernel's first block of threads; it is 0 on a GPU.
     """
 
     CONTEXT, STREAM = 7, 11
@@ -117,7 +117,7 @@ class EmulatedDriver:
         self.kernels, self.free = kernels, free
         self.allocated: dict[int, np.ndarray] = {}
         self.faults: list[str] = []
-        self.first_block = 0
+        self.first_block: defaultdict[str, int] = defaultdict(int)
         self.queue: deque = deque()
         self.thread = threading.local()
 
@@ -228,7 +228,7 @@ class EmulatedDriver:
         for value, kind in zip(values, kinds, strict=True):
             if kind is ctypes.c_void_p and value:
                 self._bytes(value, 1)
-        return self._enqueue(stream, self._run, f"launch_{kernel}", x, threads, values, kinds)
+        return self._enqueue(stream, self._run, kernel, x, threads, values, kinds)
 
     @_entered
     def cuStreamSynchronize(self, stream):
@@ -260,10 +260,11 @@ class EmulatedDriver:
             self._enqueue(stream, np.copyto, view.view(dtype), dtype(value))
         return (OK,) if height and width else (INVALID,)
 
-    def _run(self, launch, blocks, threads, values, kinds):
+    def _run(self, kernel, blocks, threads, values, kinds):
         boxes = [kind(value) for value, kind in zip(values, kinds, strict=True)]
         addresses = (ctypes.c_void_p * len(boxes))(*map(ctypes.addressof, boxes))
-        getattr(self.kernels, launch)(self.first_block, blocks, threads, addresses)
+        launch = getattr(self.kernels, f"launch_{kernel}")
+        launch(self.first_block[kernel], blocks, threads, addresses)
 
     @staticmethod
     def _copy(target, source):

@@ -6,6 +6,7 @@ What the kernels compute is judged in test_device.py, beside the host's operatio
 import ctypes
 import inspect
 import re
+from collections import defaultdict
 
 import mpmath
 import numpy as np
@@ -128,12 +129,15 @@ class TestKernels:
         array = np.arange(48, dtype=np.float32).reshape(2, 2, 3, 4)
         rows, out = emulated_gpu.put(array), emulated_gpu.put(np.zeros((2, 6), np.float32))
         logits = emulated_gpu.put(np.zeros((2, 5), np.float32))
-        emulated_driver.first_block = 2**32 // cuda._THREADS
+        far = 2**32 // cuda._THREADS
+        emulated_driver.first_block.update(copy_rows=far, noisy_copies=far)
         emulated_gpu.copy_rows(rows, [(0, 1)], 0, 3)
         emulated_gpu.noisy_copies(np.ones(6), 0.5, seed=1, stream=Stream.SELECTION, first=0, out=out)
         assert (emulated_gpu.get(rows) == array).all()
         assert not emulated_gpu.get(out).any()
-        assert emulated_gpu.top(logits, None).token.tolist() == [-1, -1]  # memory as it was
+        for kernel in ("top_of_segments", "top_of_rows"):
+            emulated_driver.first_block = defaultdict(int, {kernel: far})
+            assert emulated_gpu.top(logits, None).token.tolist() == [-1, -1]  # memory as it was
 
     @pytest.mark.parametrize("name", [name for name in vars(EmulatedDriver) if name.startswith("cu")])
     def test_the_emulated_driver_takes_what_the_real_one_takes(self, name):

@@ -265,8 +265,9 @@ class TestTop:
         assert 0 <= top.token[1] < 300
 
     @pytest.mark.parametrize("value", INFINITIES)
-    def test_a_row_of_nothing_else_is_not_finite_and_still_names_a_token(self, device, value):
-        top = self.top(device, np.full((2, 300), value))
+    @pytest.mark.parametrize("allowed", [None, [[5, 133], [200]]])
+    def test_a_row_of_nothing_else_is_not_finite_and_still_names_a_token(self, device, value, allowed):
+        top = self.top(device, np.full((2, 300), value), allowed)
         assert (top.finite.any(), ((top.token >= 0) & (top.token < 300)).all()) == (False, True)
 
     def test_a_view_of_the_first_rows_is_ranked_alone(self, device):
