@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import metadata
 
 import click
 
 from edgers.cli.options import json_option
 from edgers.cli.output import print_json, stdout
-from edgers_engines.errors import EdgersError
+from edgers_engines.errors import BackendError, EdgersError, printable
 from edgers_engines.version import __version__
 
 _PACKAGES = (
@@ -21,16 +24,38 @@ _PACKAGES = (
     "tokenizers",
     "onnxruntime",
     "onnxruntime-gpu",
+    "cuda-bindings",
+    "nvidia-cuda-nvrtc",
     "matplotlib",
     "torch",
     "transformers",
 )
+_BOTH_RUNTIMES = (
+    "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
+    "uninstall both, then install one"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that CUDA needs.
+
+    Attributes:
+        ok: whether it is there.
+        text: what is there, or what is missing and what to do next.
+    """
+
+    ok: bool
+    text: str
 
 
 @click.command("doctor")
 @json_option
 def command(*, as_json: bool) -> int:
-    """Report versions, devices and problems; exit code 1 when something is broken."""
+    """Report versions, devices and problems; exit code 1 when something is broken.
+
+    What CUDA lacks is no problem: only --device cuda:N needs it.
+    """
     versions = {name: version for name in _PACKAGES if (version := _version(name)) is not None}
     problems = _problems(versions)
     report = {
@@ -41,6 +66,7 @@ def command(*, as_json: bool) -> int:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "packages": versions,
         "providers": _providers(problems),
+        "cuda": _cuda(),
         "problems": problems,
         "ok": not problems,
     }
@@ -70,10 +96,7 @@ def _providers(problems: list[str]) -> list[str]:
 def _problems(versions: dict[str, str]) -> list[str]:
     found = []
     if {"onnxruntime", "onnxruntime-gpu"} <= versions.keys():
-        found.append(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
-            "uninstall both, then install one"
-        )
+        found.append(_BOTH_RUNTIMES)
     from edgers.demo import load_bundle
 
     try:
@@ -83,17 +106,122 @@ def _problems(versions: dict[str, str]) -> list[str]:
     return found
 
 
+def _cuda() -> dict[str, Step]:
+    """What --device cuda:N needs, in the order in which to get it; the last step is to use it all."""
+    looks: dict[str, tuple[Callable[[], str], tuple[str, ...]]] = {
+        "driver": (_driver, ()),
+        "bindings": (_bindings, ()),
+        "compiler": (_compiler, ("bindings",)),
+        "GPUs": (_gpus, ("driver", "bindings", "compiler")),
+        "ONNX Runtime": (_cuda_provider, ()),
+        "demo model": (_demo_on_cuda, ("GPUs", "ONNX Runtime")),
+    }
+    steps: dict[str, Step] = {}
+    for name, (look, needs) in looks.items():
+        absent = ", ".join(need for need in needs if not steps[need].ok)
+        steps[name] = Step(False, f"not looked at without {absent}") if absent else _step(look)
+    return steps
+
+
+def _step(look: Callable[[], str]) -> Step:
+    try:
+        return Step(True, look())
+    except (EdgersError, MemoryError) as error:
+        return Step(False, str(error))
+
+
+def _driver() -> str:
+    return f"NVIDIA's driver is there, for CUDA up to {_dotted(_driver_version())}"
+
+
+def _driver_version() -> tuple[int, int]:
+    """The newest CUDA that the driver runs; asked without the bindings, which may be missing."""
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        raise BackendError("NVIDIA's driver is not on this machine (no libcuda.so.1): install it") from None
+    number = ctypes.c_int()
+    library.cuDriverGetVersion(ctypes.byref(number))
+    return number.value // 1000, number.value % 1000 // 10
+
+
+def _bindings() -> str:
+    from edgers_engines import cuda  # noqa: F401  it fails without them
+
+    return "NVIDIA's CUDA bindings for Python are there"
+
+
+def _compiler() -> str:
+    from edgers_engines.cuda import nvrtc_version
+
+    return f"NVRTC {_dotted(nvrtc_version())} is there"
+
+
+def _gpus() -> str:
+    from edgers_engines.cuda import compiled, gpus, nvrtc_version
+
+    nvrtc, runs = nvrtc_version(), _driver_version()
+    if runs[0] < nvrtc[0]:
+        raise BackendError(
+            f"NVRTC {_dotted(nvrtc)} makes code that this driver, for CUDA up to {_dotted(runs)}, cannot "
+            f"load: install a driver for CUDA {nvrtc[0]}"
+        )
+    there = gpus()
+    for gpu in there:
+        compiled(*gpu.capability)
+    return "; ".join(
+        f"cuda:{number} is {gpu.name}, {gpu.memory_bytes / 2**30:.1f} GiB, "
+        f"compute capability {_dotted(gpu.capability)}"
+        for number, gpu in enumerate(there)
+    )
+
+
+def _cuda_provider() -> str:
+    from edgers_engines.onnxruntime import available_providers
+
+    if _version("onnxruntime") and _version("onnxruntime-gpu"):
+        raise BackendError(_BOTH_RUNTIMES)
+    if "CUDAExecutionProvider" not in available_providers():
+        raise BackendError(
+            "this build of ONNX Runtime has no CUDAExecutionProvider: "
+            "pip uninstall onnxruntime, then install edgers[gpu]"
+        )
+    return "this build of ONNX Runtime has CUDAExecutionProvider"
+
+
+def _demo_on_cuda() -> str:
+    from edgers.demo import load_bundle
+    from edgers_engines.engine import open_backend
+    from edgers_engines.vlm import VisionLanguageModel
+
+    VisionLanguageModel(load_bundle(), open_backend(device="cuda:0"))
+    return "it loads on cuda:0 and passes its self-test"
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
+
+
 def _show(report: dict[str, object]) -> None:
     from rich.table import Table
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
-    for name, value in report.items():
-        if isinstance(value, dict):
-            text = ", ".join(f"{key} {item}" for key, item in value.items())
-        elif isinstance(value, list):
-            text = "; ".join(map(str, value)) or "none"
-        else:
-            text = str(value)
-        table.add_row(Text(name, style="dim"), Text(text))
+    for name, value in _rows(report):
+        table.add_row(Text(name, style="dim"), Text(printable(value)))
     stdout().print(table)
+
+
+def _rows(report: dict[str, object]) -> Iterator[tuple[str, str]]:
+    for name, value in report.items():
+        match value:
+            case dict() if name == "cuda":
+                ready = all(step.ok for step in value.values())
+                yield name, "ready" if ready else "not ready, which matters to --device cuda:N only"
+                yield from ((f"  {step}", found.text) for step, found in value.items())
+            case dict():
+                yield name, ", ".join(f"{key} {item}" for key, item in value.items())
+            case list():
+                yield name, "; ".join(map(str, value)) or "none"
+            case _:
+                yield name, str(value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from edgers_engines import noise
 from edgers_engines.device import Array, Buffer, Device, DeviceArray, Top
-from edgers_engines.errors import BackendError
+from edgers_engines.errors import BackendError, InputError
 from edgers_engines.noise import SAMPLERS, Stream, check_sigma
 
 try:
@@ -33,6 +34,23 @@ _THREADS = 256
 _SEGMENTS = 128
 _TOP = np.dtype([("best", "f4"), ("second", "f4"), ("token", "i4"), ("finite", "i4")])
 _UNIT = 2  # bytes that copy_rows moves at once
+_NO_DRIVER = "NVIDIA's driver is not on this machine: install it"
+_NO_NVRTC = "NVIDIA's compiler NVRTC is not installed: install edgers[gpu]"
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """What a GPU is.
+
+    Attributes:
+        name: its maker's.
+        memory_bytes: all it has.
+        capability: compute capability, major and minor.
+    """
+
+    name: str
+    memory_bytes: int
+    capability: tuple[int, int]
 
 
 class Cuda(Device):
@@ -50,22 +68,17 @@ class Cuda(Device):
     alignment = 8
 
     def __init__(self, ordinal: int) -> None:
-        try:
-            _driver("cuInit", 0)
-        except RuntimeError:
-            raise BackendError(
-                f"cuda:{ordinal} needs NVIDIA's driver, which is not on this machine"
-            ) from None
-        if ordinal >= (there := _driver("cuDeviceGetCount")):
-            raise BackendError(f"there is no cuda:{ordinal}; this machine has {there} CUDA devices")
-        self._ordinal = ordinal
+        there = gpus()
+        if ordinal >= len(there):
+            names = ", ".join(f"cuda:{number} ({gpu.name})" for number, gpu in enumerate(there))
+            raise BackendError(f"there is no cuda:{ordinal}; this machine has {names}")
+        self._ordinal, self.name = ordinal, there[ordinal].name
+        code = compiled(*there[ordinal].capability)
         handle = _driver("cuDeviceGet", ordinal)
         self._context = _driver("cuDevicePrimaryCtxRetain", handle)  # the one ONNX Runtime uses
         self._enter()
-        self.name = _driver("cuDeviceGetName", 256, handle).split(b"\0")[0].decode()
-        major, minor = _driver("cuDeviceComputeCapability", handle)
         self.stream = int(_driver("cuStreamCreate", driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
-        module = _driver("cuModuleLoadData", compiled(major, minor))
+        module = _driver("cuModuleLoadData", code)
         self._kernels = {name: _driver("cuModuleGetFunction", module, name.encode()) for name in _KERNELS}
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
@@ -111,15 +124,20 @@ class Cuda(Device):
 
     def paste(self, source: Buffer, target: Buffer, start: int) -> None:
         """See `Device.paste`."""
+        target = _device(target)
+        rows, positions, hidden = source.shape
+        if (rows, hidden, source.dtype) != (len(target), target.shape[2], target.dtype):
+            raise ValueError(f"{source.dtype} {source.shape} into {target.dtype} {target.shape}")
+        if start + positions > target.shape[1]:
+            raise ValueError(f"{positions} positions from {start} on into {target.shape[1]}")
         if not isinstance(source, DeviceArray):
             source = self.put(source)
-        target = _device(target)
         item = target.shape[-1] * target.dtype.itemsize
         copy = driver.CUDA_MEMCPY2D()
         copy.srcMemoryType = copy.dstMemoryType = driver.CUmemorytype.CU_MEMORYTYPE_DEVICE
         copy.srcDevice, copy.dstDevice = source.pointer, target.pointer
-        copy.srcPitch, copy.dstPitch = source.shape[1] * item, target.shape[1] * item
-        copy.dstXInBytes, copy.WidthInBytes, copy.Height = start * item, source.shape[1] * item, len(source)
+        copy.srcPitch, copy.dstPitch = positions * item, target.shape[1] * item
+        copy.dstXInBytes, copy.WidthInBytes, copy.Height = start * item, positions * item, rows
         self._enter()
         _driver("cuMemcpy2DAsync", copy, self.stream)
         self._wait()
@@ -167,13 +185,17 @@ class Cuda(Device):
     ) -> None:
         """See `Device.noisy_copies`."""
         out = _device(out)
+        if out.dtype != np.float32 or out.shape[1:] != canvas.shape:
+            raise InputError(
+                f"copies of {canvas.shape} are float32 of that shape, not {out.dtype} {out.shape}"
+            )
         scale = check_sigma(sigma) / noise.LATTICE_STEP
         blocks = -(-canvas.size // 4)
         key = seed & 2**64 - 1, seed >> 64
         self._launch(
             "noisy_copies",
             len(out) * blocks,
-            self.put(canvas),
+            self.put(canvas.astype(np.float64, copy=False)),
             out,
             canvas.size,
             len(out),
@@ -218,8 +240,15 @@ def compiled(major: int, minor: int) -> bytes:
     """The kernels as machine code for one compute capability; needs no GPU.
 
     Raises:
-        BackendError: NVRTC does not know it, or refuses the kernels.
+        BackendError: NVRTC is missing, does not know the capability, or refuses the kernels.
     """
+    known = _nvrtc("nvrtcGetSupportedArchs")
+    if 10 * major + minor not in known:
+        raise BackendError(
+            f"NVRTC {_dotted(nvrtc_version())} does not compile for this GPU, sm_{major}{minor}; it knows "
+            f"{', '.join(f'sm_{number}' for number in known)}: install another release of "
+            "nvidia-cuda-nvrtc, or use --device cpu"
+        )
     program = _nvrtc("nvrtcCreateProgram", _source().encode(), _SOURCE.name.encode(), 0, [], [])
     options = [f"--gpu-architecture=sm_{major}{minor}".encode(), b"--fmad=false"]
     (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
@@ -231,6 +260,42 @@ def compiled(major: int, minor: int) -> bytes:
     code: bytes = b" " * _nvrtc("nvrtcGetCUBINSize", program)
     _nvrtc("nvrtcGetCUBIN", program, code)
     return code
+
+
+def nvrtc_version() -> tuple[int, int]:
+    """The CUDA that NVRTC belongs to.
+
+    Raises:
+        BackendError: it is not installed.
+    """
+    major, minor = _nvrtc("nvrtcVersion")
+    return int(major), int(minor)
+
+
+def gpus() -> list[Gpu]:
+    """The machine's GPUs, at least one.
+
+    Raises:
+        BackendError: there is no driver, or it finds no GPU that this process may use.
+    """
+    (status,) = _call(driver, "cuInit", _NO_DRIVER, 0)
+    if status == driver.CUresult.CUDA_ERROR_NO_DEVICE:
+        raise BackendError(
+            "NVIDIA's driver finds no GPU: look at CUDA_VISIBLE_DEVICES and at the container's options, "
+            "or use --device cpu"
+        )
+    _check("cuInit", status)
+    return [_gpu(_driver("cuDeviceGet", ordinal)) for ordinal in range(_driver("cuDeviceGetCount"))]
+
+
+def _gpu(handle: object) -> Gpu:
+    name = _driver("cuDeviceGetName", 256, handle).split(b"\0")[0].decode()
+    major, minor = _driver("cuDeviceComputeCapability", handle)
+    return Gpu(name, int(_driver("cuDeviceTotalMem", handle)), (major, minor))
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
 
 
 def _source() -> str:
@@ -261,16 +326,29 @@ def _device(array: Buffer) -> DeviceArray:
 
 
 def _driver(name: str, *arguments: object) -> Any:  # noqa: ANN401  every call has results of its own
-    status, *values = getattr(driver, name)(*arguments)
-    if status == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
-        raise MemoryError(f"the GPU has no memory left for {name}")
-    if status != driver.CUresult.CUDA_SUCCESS:
-        raise BackendError(f"CUDA's {name} failed: {status.name}")
+    status, *values = _call(driver, name, _NO_DRIVER, *arguments)
+    _check(name, status)
     return values[0] if len(values) == 1 else values
 
 
+def _check(name: str, status: Any) -> None:  # noqa: ANN401  an untyped number
+    if status == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+        raise MemoryError(f"the GPU has no memory left for {name}: smaller batches need less")
+    if status != driver.CUresult.CUDA_SUCCESS:
+        raise BackendError(
+            f"CUDA's {name} failed: {status.name}; start again, look at `edgers doctor`, or use --device cpu"
+        )
+
+
 def _nvrtc(name: str, *arguments: object) -> Any:  # noqa: ANN401  as above
-    status, *values = getattr(nvrtc, name)(*arguments)
+    status, *values = _call(nvrtc, name, _NO_NVRTC, *arguments)
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         raise BackendError(f"NVRTC's {name} failed: {status.name}")
-    return values[0] if values else None
+    return values[0] if len(values) == 1 else values
+
+
+def _call(library: Any, name: str, missing: str, *arguments: object) -> Any:  # noqa: ANN401  as above
+    try:
+        return getattr(library, name)(*arguments)
+    except RuntimeError:  # the bindings look for the library itself when it is first called
+        raise BackendError(f"{missing}, or use --device cpu") from None

@@ -1,8 +1,12 @@
 """What the tests of the engines room share."""
 
+import gc
 import signal
 
 import pytest
+
+from edgers_engines import cuda
+from tests.engines.emulated_cuda import EmulatedDriver, compile_kernels
 
 
 @pytest.fixture
@@ -17,3 +21,26 @@ def no_hang():
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="session")
+def compiled_kernels(tmp_path_factory):
+    """kernels.cu, compiled for this processor."""
+    return compile_kernels(tmp_path_factory.mktemp("kernels"))
+
+
+@pytest.fixture
+def emulated_driver(compiled_kernels, monkeypatch):
+    """CUDA's driver, emulated; at the end nothing may be left or written where it must not."""
+    emulated = EmulatedDriver(compiled_kernels)
+    monkeypatch.setattr(cuda, "driver", emulated)
+    yield emulated
+    if emulated.allocated:
+        gc.collect()  # an exception's frames may hold arrays
+    assert (emulated.faults, list(emulated.allocated)) == ([], [])
+
+
+@pytest.fixture
+def emulated_gpu(emulated_driver):
+    """A GPU with that driver."""
+    return cuda.Cuda(0)
