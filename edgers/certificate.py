@@ -80,7 +80,7 @@ class Certificate(Record, frozen=True, kw_only=True):
 
     `label` is the class that the selection chose, certified or not; `answer` is the certified class. Where a
     target radius was asked for, `certified` says that it is reached; `radius` is then what is proven, also
-    where that is less.
+    where that is less. Within it the class keeps a probability of at least `floor` under noise.
     `radius` is in the canvas' unit (values in [0, 1]), `radius_camera` in camera pixels scaled to [0, 1].
     `answers` counts the most frequent generated texts, for a person; nothing is concluded from it.
     """
@@ -100,7 +100,7 @@ class Certificate(Record, frozen=True, kw_only=True):
     method: Method
     target_radius: Annotated[float, Meta(gt=0)] | None
     look_every: Count | None
-    floor: float
+    floor: Annotated[float, Meta(ge=0.5, lt=1)]
     assumption: Assumption
     norm: Literal["L2"]
     space: Literal["canvas"]

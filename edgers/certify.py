@@ -33,7 +33,7 @@ from edgers.oracle.base import Oracle, winner
 from edgers.oracle.choices import Choices
 from edgers.oracle.rules import Rules
 from edgers.poll import Poll, Progress
-from edgers.rule import Method, Rule
+from edgers.rule import FLOOR, Method, Rule
 from edgers.smoothing.bounds import MAX_SAMPLES, check_alpha, check_counts
 from edgers.smoothing.oracle_error import Composite, Mode
 from edgers_engines.bundle import Bundle
@@ -63,6 +63,8 @@ class Certifier:
         method: "fixed", "sequential" or "batched"; see `Rule`.
         target_radius: for sequential and batched: stop when this radius is certified or out of reach.
         mode: what is claimed, and what it assumes.
+        floor: the probability that a certified class keeps within the radius, in [0.5, 1). At 0.5 it keeps
+            the majority; a higher one makes the radius smaller.
         batch_size: samples answered at once, and between two looks at a target; changes speed and memory.
             With the margin guard it changes no vote; in free text, where the guard is off, rounding could.
         backend: where the graphs run; ONNX Runtime on the CPU unless given.
@@ -83,6 +85,7 @@ class Certifier:
         method: Method = "fixed",
         target_radius: float | None = None,
         mode: Mode | None = None,
+        floor: float = FLOOR,
         batch_size: int | None = None,
         backend: Backend | None = None,
     ) -> None:
@@ -107,6 +110,7 @@ class Certifier:
                 look_every=None if target_radius is None else self.batch_size,
                 mode=mode or Composite(),
                 total_variation=total_variation_bound(_values(bundle), sigma),
+                floor=_real("floor", floor),
             )
         except ValueError as error:
             raise InputError(str(error)) from None

@@ -61,6 +61,7 @@ def certificates() -> tuple[Certificate, ...]:
         method="sequential",
         target_radius=0.1,
         mode=Calibrated(1, 900),
+        floor=0.6,
     )
     frame, seed = demo.frames()[0], "0" * 32
     return (

@@ -62,6 +62,13 @@ if TYPE_CHECKING:
     "looks laid down before  [default: sequential with --target-radius or --deadline-ms, else fixed]",
 )
 @click.option("--target-radius", type=float, help="End when this L2 radius is certified or out of reach.")
+@click.option(
+    "--floor",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="Probability that the class keeps within the radius: 0.5 is the majority, more is a smaller radius.",
+)
 @click.option("--deadline-ms", type=float, help="Begin no batch after so many milliseconds, per image.")
 @mode_options
 @click.option("--seed", help="32 hexadecimal digits, to repeat a run; drawn by the system unless given.")
@@ -83,6 +90,7 @@ def command(
     alpha: float,
     method: Method | None,
     target_radius: float | None,
+    floor: float,
     deadline_ms: float | None,
     assume: str,
     seed: str | None,
@@ -119,6 +127,7 @@ def command(
         method=method,
         target_radius=target_radius,
         mode=mode_of_options(assume, **numbers),
+        floor=floor,
         batch_size=batch_size,
         backend=open_backend(backend, device=device, threads=threads),
     )

@@ -48,6 +48,7 @@ def command(
                 "certified": certificate.certified,
                 "label": certificate.label,
                 "radius": certificate.radius,
+                "floor": certificate.floor,
                 "assumption": certificate.assumption,
             }
         )

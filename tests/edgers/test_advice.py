@@ -24,9 +24,9 @@ FIRST, SECOND, *_ = demo.ACTIONS
 def drawn(certified):
     """A certificate as it is, but with these votes, and with a drawn seed and a quick oracle."""
 
-    def make(label=FIRST, **votes):
+    def make(label=FIRST, floor=0.5, **votes):
         counts = {**dict.fromkeys(certified.votes.certification, 0), **votes}
-        rule = replace_rule(certified.rule, samples=sum(votes.values()) or certified.n)
+        rule = replace_rule(certified.rule, samples=sum(votes.values()) or certified.n, floor=floor)
         conclusion = rule.conclude(label, counts)
         return replace(
             certified,
@@ -36,6 +36,7 @@ def drawn(certified):
             q_lower=conclusion.q_lower,
             p_lower=conclusion.p_lower,
             certified=conclusion.certified,
+            floor=floor,
             radius=conclusion.radius,
             radius_camera=camera_radius(
                 conclusion.radius, values=certified.values, operator_norm=certified.preparation.operator_norm
@@ -100,6 +101,18 @@ def test_an_abstention_says_that_nothing_is_certified(drawn, abstained, reserved
         assert meaning(certificate).startswith("No class is certified for this image at this noise")
 
 
+def test_a_floor_is_said_in_words_where_it_is_more_than_the_majority(drawn):
+    said = meaning(drawn(floor=0.7, **{FIRST: 60}))
+    assert said.startswith(
+        f"The class {FIRST!r} keeps a probability of at least 0.7 under noise for every image"
+    )
+    assert "wins the vote" not in said
+    assert "No class is certified to keep a probability of 0.9 for" in meaning(
+        drawn(floor=0.9, **{FIRST: 60})
+    )
+    assert "keep" not in meaning(drawn(**{FIRST: 60})) + meaning(drawn(**{FIRST: 30, SECOND: 30}))
+
+
 # --- advice -------------------------------------------------------------------------------------------------
 
 
@@ -154,6 +167,13 @@ def test_a_model_that_is_uncertain_is_told_with_its_two_answers(drawn, votes, sa
         f"The model is uncertain under this noise: {said}. "
         "Lower --sigma, take a clearer image, or ask another question."
     ]
+
+
+def test_what_misses_a_floor_is_advised_to_lower_it(drawn):
+    (said,) = advice(drawn(floor=0.8, **{FIRST: 46, SECOND: 14}))
+    assert "Lower --sigma, lower the floor of 0.8, take" in said
+    (said,) = advice(drawn(floor=0.7, **{FIRST: 50, SECOND: 10}))
+    assert "--samples 200 certify such a share" in said
 
 
 @pytest.mark.parametrize(

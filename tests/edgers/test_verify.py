@@ -33,13 +33,15 @@ from edgers_engines.errors import EdgersError
 from edgers_engines.records import parse
 
 
-@pytest.fixture(params=["certified", "abstained", "reserved", "sequential", "batched", "calibrated"])
+@pytest.fixture(
+    params=["certified", "abstained", "reserved", "sequential", "batched", "calibrated", "floored"]
+)
 def certificate(request):
     """Each kind of certificate in turn."""
     return request.getfixturevalue(request.param)
 
 
-def decided(bundle, frame, seed, method, mode=None):
+def decided(bundle, frame, seed, method, mode=None, **more):
     asked = Certifier(
         bundle,
         sigma=demo.SIGMA,
@@ -48,6 +50,7 @@ def decided(bundle, frame, seed, method, mode=None):
         method=method,
         target_radius=None if method == "fixed" else 0.1,
         mode=mode,
+        **more,
     )
     return asked.certify(frame, demo.PROMPT, choices=demo.ACTIONS, seed=seed)
 
@@ -68,6 +71,12 @@ def batched(demo_bundle, first_frame, seed):
 def calibrated(demo_bundle, first_frame, seed):
     """Ended at its target, with numbers in its assumption."""
     return decided(demo_bundle, first_frame, seed, "sequential", Calibrated(1, 2000))
+
+
+@pytest.fixture(scope="module")
+def floored(demo_bundle, first_frame, seed):
+    """Ended at a target within which the class keeps more than the majority."""
+    return decided(demo_bundle, first_frame, seed, "sequential", floor=0.7)
 
 
 def put(tree, path, value):
@@ -165,8 +174,11 @@ FORGERIES = [
     ("p_lower", lambda p: p + 1e-6, "p_lower is"),
     ("p_lower", 0.999, "p_lower is 0.999"),
     ("certified", False, "(?i)certified is false, but true"),
-    ("floor", 0.6, "floor is 0.6, but 0.5"),
-    ("floor", 0.4, "floor is 0.4, but 0.5"),
+    ("floor", 0.6, "radius is"),
+    ("floor", 0.5 + 1e-6, "radius is"),
+    ("floor", 0.4, r"\$\.floor"),
+    ("floor", 1.0, r"\$\.floor"),
+    ("floor", 1e308, r"\$\.floor"),
     ("sampler.name", "mersenne-twister", "sampler.name is .?mersenne-twister"),
     ("sampler.total_variation", 0.0, "sampler.total_variation is 0"),
     ("sampler.total_variation", lambda bound: bound / 2, "sampler.total_variation is"),
@@ -234,7 +246,9 @@ EARLY_FORGERIES = [
     ("q_lower", lambda q: q + 1e-6, "q_lower is"),
     ("p_lower", lambda p: p + 1e-6, "p_lower is"),
     ("certified", False, "certified is false, but true"),
-    ("floor", 0.6, "floor is 0.6, but 0.5"),
+    ("floor", 0.6, "(stopped_because|q_lower) is"),
+    ("floor", 0.5 + 1e-6, "(q_lower|radius) is"),
+    ("floor", 0.4, r"\$\.floor"),
 ]
 
 
@@ -246,6 +260,20 @@ EARLY_FORGERIES = [
 def test_a_forged_field_of_a_certificate_that_ended_early_is_named(request, made, path, value, said):
     with pytest.raises(CertificateError, match=said):
         verify(forge(request.getfixturevalue(made), path, value))
+
+
+@pytest.mark.parametrize("floor", [0.5, 0.69, 0.7001, 0.8])
+def test_a_radius_made_for_one_floor_is_not_passed_off_as_one_for_another(floored, floor):
+    assert floored.certified
+    verify(floored)
+    with pytest.raises(CertificateError, match=r"(stopped_because|radius) is"):
+        verify(forge(floored, "floor", floor))
+
+
+def test_a_floor_goes_with_no_radius_that_rests_on_a_pair(demo_bundle, first_frame, seed):
+    made = decided(demo_bundle, first_frame, seed, "fixed", Pairwise())
+    with pytest.raises(CertificateError, match=r"pairwise goes with .* the floor 0\.5"):
+        verify(forge(made, "floor", 0.6))
 
 
 def test_the_two_methods_do_not_pass_for_one_another(sequential, batched):
@@ -545,8 +573,10 @@ def test_a_mutated_leaf_is_accepted_or_refused_but_never_a_crash(certificate, da
     if (mutant := survivor(json.dumps(tree))) is None:
         return
     # What survives makes the same claim: counts and statistics are all held by one another.
-    for kept in ("label", "certified", "radius", "radius_camera", "votes", "sigma", "floor"):
+    for kept in ("label", "certified", "radius", "radius_camera", "votes", "sigma"):
         assert same(getattr(mutant, kept), getattr(certificate, kept)), kept
+    if certificate.radius is not None:
+        assert same(mutant.floor, certificate.floor)
     if certificate.label in certificate.oracle.classes and certificate.method != "batched":
         assert mutant.alpha == certificate.alpha  # a batched one proves its target, and says no more
     if certificate.label in certificate.oracle.classes and certificate.method == "fixed":
