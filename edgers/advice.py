@@ -85,10 +85,15 @@ def _abstention(c: Certificate) -> str:
             "image, or ask another question."
         )
     if (needed := _samples_needed(c, share)) is not None:
+        again = (
+            "or for the next attempt"
+            if c.accounting.kind == "schedule"
+            else "not for this one: repeating it until it certifies would not be a certificate at this "
+            "alpha; --attempt is for that"
+        )
         return (
             f"{share:.0%} of the samples say {c.label!r}, but {c.n} are too few to be sure; about --samples "
-            f"{needed} certify such a share. Set it before the next image: repeating this one until it "
-            "certifies would not be a certificate at this alpha."
+            f"{needed} certify such a share. Set it for the next image, {again}."
         )
     others = {name: count for name, count in c.votes.certification.items() if name != c.label}
     rival = max(others, key=lambda name: others[name])

@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgers.accounting import Kind, accounting
 from edgers.assumption import assumption
 from edgers.certificate import (
     Certificate,
@@ -58,7 +59,7 @@ class Certifier:
         bundle: verified bundle.
         sigma: standard deviation of the noise, in units where pixel values span [0, 1].
         samples: n, the samples that count; with the methods sequential and batched at most so many.
-        alpha: allowed probability of a wrong certificate.
+        alpha: allowed probability of a wrong certificate; of one among many, see `accounted`.
         selection: n0, samples that only choose the class.
         method: "fixed", "sequential" or "batched"; see `Rule`.
         target_radius: for sequential and batched: stop when this radius is certified or out of reach.
@@ -116,6 +117,31 @@ class Certifier:
             raise InputError(str(error)) from None
         self.model = VisionLanguageModel(bundle, backend)
         self.bundle = bundle
+        self.accounting = accounting("each", alpha)
+
+    def accounted(self, kind: Kind, number: int | None = None) -> Certifier:
+        """The same model and numbers, where alpha is the probability that any of many certificates is wrong.
+
+        Args:
+            kind: "among" `number` certificates, declared before the first is made; or "schedule", where this
+                is attempt `number`, from 1, of a stream without end, and the next attempt is made with the
+                next number, whatever became of this one. "each" counts every certificate for itself.
+            number: see above.
+
+        Raises:
+            InputError: a number out of range, or a target that is out of reach at the level that is left.
+        """
+        other = copy.copy(self)
+        try:
+            other.accounting = accounting(
+                kind, self.accounting.total_alpha, None if number is None else _whole("number", number)
+            )
+            if other.accounting == self.accounting:
+                return self
+            other.rule = replace(self.rule, alpha=other.accounting.alpha)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        return other
 
     def deciding(self, target_radius: float, batch_size: int) -> Certifier:
         """The same model and numbers, with another target radius and batch size.
@@ -315,6 +341,7 @@ class Certifier:
             n=rule.samples,
             n_selection=self.selection,
             alpha=rule.alpha,
+            accounting=self.accounting,
             sigma=rule.sigma,
             method=rule.method,
             target_radius=rule.target_radius,

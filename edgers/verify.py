@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgers.accounting import accounting
 from edgers.assumption import assumption, mode_of
 from edgers.certificate import Certificate, CertificateError, camera_radius
 from edgers.certify import Certifier
@@ -66,6 +67,9 @@ def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
     yield "votes.certification's classes", sorted(votes), sorted(classes)
     yield "label", c.label, winner(selection, c.oracle.classes)
     yield "assumption", c.assumption, assumption(mode_of(c.assumption))
+    counted = c.accounting
+    yield "accounting", counted, accounting(counted.kind, counted.total_alpha, counted.number)
+    yield "alpha", c.alpha, counted.alpha
     yield "preparation.canvas_size", c.preparation.canvas_size, c.preparation.steps.canvas_size
     yield "sampler.name", c.sampler.name, SAMPLERS.get(c.engine.device.partition(":")[0])
     yield "sampler.total_variation", c.sampler.total_variation, total_variation_bound(c.values, c.sigma)
@@ -150,7 +154,7 @@ def replay(
             bundle,
             sigma=c.sigma,
             samples=c.n,
-            alpha=c.alpha,
+            alpha=c.accounting.total_alpha,
             selection=c.n_selection,
             method=c.method,
             target_radius=c.target_radius,
@@ -161,7 +165,7 @@ def replay(
         )
         # Less memory may have made the chunks smaller than what lies between two looks.
         certifier.batch_size = min(certifier.batch_size, c.batch_size)
-        again = certifier.certify(
+        again = certifier.accounted(c.accounting.kind, c.accounting.number).certify(
             camera,
             c.prompt,
             choices=choices,

@@ -65,7 +65,7 @@ def certificates() -> tuple[Certificate, ...]:
     )
     frame, seed = demo.frames()[0], "0" * 32
     return (
-        early.certify(frame, demo.PROMPT, choices=demo.ACTIONS, seed=seed),
+        early.accounted("schedule", 2).certify(frame, demo.PROMPT, choices=demo.ACTIONS, seed=seed),
         certifier.certify(frame, demo.PROMPT, choices=demo.ACTIONS, seed=seed),
         *(certifier.certify(frame, demo.PROMPT, oracle=name, seed=seed) for name in oracles),
     )

@@ -23,6 +23,7 @@ from edgers_engines.errors import EdgersError, InputError, printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edgers.accounting import Kind
     from edgers.certificate import Certificate
     from edgers.rule import Method
     from edgers_engines.image import CameraImage
@@ -53,7 +54,21 @@ if TYPE_CHECKING:
     type=float,
     default=0.001,
     show_default=True,
-    help="Allowed error probability, per certificate.",
+    help="Allowed error probability of each certificate; of all together with --among or --attempt.",
+)
+@click.option(
+    "--among",
+    type=click.IntRange(1),
+    metavar="Q",
+    help="These are among Q certificates, declared before the first: that any is wrong has probability alpha "
+    "(Bonferroni: each is made at alpha/Q).",
+)
+@click.option(
+    "--attempt",
+    type=click.IntRange(1),
+    metavar="I",
+    help="This is the I-th attempt, from 1, of a stream without end: that any certificate of it is wrong has "
+    "probability alpha (made at 6 alpha/(pi I)^2). Every attempt counts; several images count on from I.",
 )
 @click.option(
     "--method",
@@ -88,6 +103,8 @@ def command(
     samples: int,
     selection: int,
     alpha: float,
+    among: int | None,
+    attempt: int | None,
     method: Method | None,
     target_radius: float | None,
     floor: float,
@@ -111,6 +128,7 @@ def command(
     failed; the others are still done. 130: Ctrl-C left images undone.
     """
     _check_outputs(images, save, plot)
+    counted = _counted(len(images), among, attempt)
     early = target_radius is not None or deadline_ms is not None
     method = method or ("sequential" if early else "fixed")
     from edgers.certify import Certifier
@@ -131,17 +149,18 @@ def command(
         batch_size=batch_size,
         backend=open_backend(backend, device=device, threads=threads),
     )
+    certifier = certifier.accounted(*counted[-1])  # the smallest level: refused before the first image
     names = [name.strip() for name in choices.split(",")] if choices is not None else None
     code = 0
     interrupted: Callable[[], bool] = bool  # of the image before
-    for image in images:
+    for image, counts_as in zip(images, counted, strict=True):
         if interrupted():
             raise KeyboardInterrupt
         try:
             camera = CameraImage.of(image)
             total = certifier.samples_per_certificate
             with progress_bar(image.name, total) as progress, interruption(method != "fixed") as interrupted:
-                certificate = certifier.certify(
+                certificate = certifier.accounted(*counts_as).certify(
                     camera,
                     prompt,
                     choices=names,
@@ -164,6 +183,17 @@ def command(
         _deliver(certificate, camera, as_json=as_json, save=save, plot=plot)
         code = code or (0 if certificate.certified else ABSTAINED)
     return code
+
+
+def _counted(images: int, among: int | None, attempt: int | None) -> list[tuple[Kind, int | None]]:
+    """How the certificate of each image is accounted for."""
+    if among is not None and attempt is not None:
+        raise InputError("--among declares how many certificates there will be, --attempt does not: give one")
+    if among is not None and among < images:
+        raise InputError(f"--among {among}, but there are {images} images: declare at least so many")
+    if attempt is not None:
+        return [("schedule", attempt + done) for done in range(images)]
+    return [("each", None) if among is None else ("among", among)] * images
 
 
 def _check_outputs(images: tuple[Path, ...], save: Path | None, plot: Path | None) -> None:

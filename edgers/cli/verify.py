@@ -50,6 +50,8 @@ def command(
                 "radius": certificate.radius,
                 "floor": certificate.floor,
                 "assumption": certificate.assumption,
+                "alpha": certificate.alpha,
+                "accounting": certificate.accounting,
             }
         )
         return 0

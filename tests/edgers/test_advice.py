@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from edgers import demo
+from edgers.accounting import accounting
 from edgers.advice import advice, floored, meaning
 from edgers.certificate import camera_radius
 from edgers.oracle.base import FAILED, OTHER, RESERVED, UNDECIDED
@@ -143,8 +144,10 @@ def test_too_few_samples_are_told_with_the_number_that_would_do(drawn, votes, of
     first, *rest = advice(c)
     assert first.startswith(f"{share} of the samples say {FIRST!r}, but {of} are too few to be sure")
     assert f"--samples {needed} " in first
-    assert "repeating this one until it certifies would not be a certificate" in first
+    assert "repeating it until it certifies would not be a certificate at this alpha; --attempt" in first
     assert rest == []
+    stream = replace(c, accounting=accounting("schedule", c.alpha, 1))
+    assert advice(stream)[0].endswith("Set it for the next image, or for the next attempt.")
 
 
 @pytest.mark.parametrize(
@@ -247,7 +250,8 @@ def words_of(panel):
 def test_the_panel_shows_verdict_votes_evidence_and_advice(drawn):
     c = replace(drawn(**{FIRST: 60}), seed_source="given")
     said = words_of(certificate_panel(c, "frame.png"))
-    assert "wrong with probability at most 0.001 (per certificate)" in said
+    assert "wrong with probability at most 0.001" in said
+    assert "Of Q such certificates up to Q × 0.001 are wrong on average" in said
     for words in (
         "frame.png",
         f"certified {FIRST}",
