@@ -15,10 +15,12 @@ from edgers.cli.options import (
     json_option,
     mode_of_options,
     mode_options,
+    named,
+    question_options,
 )
-from edgers.cli.output import interruption, print_json, progress_bar, stdout, write_new
+from edgers.cli.output import interruption, print_json, progress_bar, stdout, tell_failure, write_new
 from edgers_engines.atomic import check_new
-from edgers_engines.errors import EdgersError, InputError, printable
+from edgers_engines.errors import EdgersError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,15 +34,7 @@ if TYPE_CHECKING:
 @click.command("certify")
 @click.argument("images", nargs=-1, required=True, type=PATH, metavar="IMAGE...")
 @bundle_option
-@click.option("--prompt", required=True, help="The question.")
-@click.option("--choices", help="Allowed answers, as in left,right,stop; each is a class.")
-@click.option("--oracle", help="An oracle of the bundle that reads free answers; see `edgers inspect`.")
-@click.option(
-    "--sigma",
-    type=float,
-    required=True,
-    help="Noise, where pixel values span [0, 1]; above 0, at most 1.7. Try 0.25.",
-)
+@question_options
 @click.option(
     "--samples",
     type=int,
@@ -150,7 +144,6 @@ def command(
         backend=open_backend(backend, device=device, threads=threads),
     )
     certifier = certifier.accounted(*counted[-1])  # the smallest level: refused before the first image
-    names = [name.strip() for name in choices.split(",")] if choices is not None else None
     code = 0
     interrupted: Callable[[], bool] = bool  # of the image before
     for image, counts_as in zip(images, counted, strict=True):
@@ -163,7 +156,7 @@ def command(
                 certificate = certifier.accounted(*counts_as).certify(
                     camera,
                     prompt,
-                    choices=names,
+                    choices=named(choices),
                     oracle=oracle,
                     seed=seed,
                     deadline_ms=deadline_ms,
@@ -175,9 +168,7 @@ def command(
         except EdgersError as error:
             if len(images) == 1:
                 raise
-            click.echo(f"edgers: {error}", err=True)
-            if as_json:
-                print_json({"image": printable(str(image)), "error": str(error)})
+            tell_failure(error, image, as_json=as_json)
             code = 1
             continue
         _deliver(certificate, camera, as_json=as_json, save=save, plot=plot)
