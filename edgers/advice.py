@@ -9,6 +9,7 @@ from dataclasses import replace
 from edgers.certificate import Certificate
 from edgers.ending import CANCELLED, DEADLINE, OUT_OF_REACH
 from edgers.oracle.base import FAILED, OTHER, RESERVED, UNDECIDED
+from edgers.rule import FLOOR
 
 SMALL_RADIUS = 0.1
 _ROUND_SAMPLES = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
@@ -36,10 +37,13 @@ def floored(value: float) -> str:
 def meaning(certificate: Certificate) -> str:
     """One or two sentences: what is certified, how large that is, or that nothing is."""
     c = certificate
+    higher = c.floor > FLOOR
     if c.radius is None or c.radius_camera is None:
-        return "No class is certified for this image at this noise: act as if there were no answer."
+        kept = f" to keep a probability of {c.floor}" if higher else ""
+        return f"No class is certified{kept} for this image at this noise: act as if there were no answer."
+    does = f"keeps a probability of at least {c.floor}" if higher else "wins the vote"
     return (
-        f"The class {c.label!r} wins the vote under noise for every image within L2 distance "
+        f"The class {c.label!r} {does} under noise for every image within L2 distance "
         f"{floored(c.radius_camera)} in camera pixels ({floored(c.radius)} on the model's canvas; values "
         f"scaled to [0, 1]). If every canvas value changed at once, that is "
         f"{floored(c.largest_uniform_change or 0.0)}/255 each."
@@ -77,21 +81,31 @@ def _abstention(c: Certificate) -> str:
     if c.stopped_because == OUT_OF_REACH:
         return (
             f"{share:.0%} of {c.samples_counted} samples say {c.label!r}: too few for a radius of "
-            f"{c.target_radius:g}. Ask for a smaller one, take a clearer image, or ask another question."
+            f"{c.target_radius:g}. Ask for a smaller one, {_lower_floor(c)}take a clearer "
+            "image, or ask another question."
         )
     if (needed := _samples_needed(c, share)) is not None:
+        again = (
+            "or for the next attempt"
+            if c.accounting.kind == "schedule"
+            else "not for this one: repeating it until it certifies would not be a certificate at this "
+            "alpha; --attempt is for that"
+        )
         return (
             f"{share:.0%} of the samples say {c.label!r}, but {c.n} are too few to be sure; about --samples "
-            f"{needed} certify such a share. Set it before the next image: repeating this one until it "
-            "certifies would not be a certificate at this alpha."
+            f"{needed} certify such a share. Set it for the next image, {again}."
         )
     others = {name: count for name, count in c.votes.certification.items() if name != c.label}
     rival = max(others, key=lambda name: others[name])
     return (
         f"The model is uncertain under this noise: {share:.0%} {c.label!r} against "
-        f"{others[rival] / c.samples_counted:.0%} {rival!r}. Lower --sigma, take a clearer image, or ask "
-        "another question."
+        f"{others[rival] / c.samples_counted:.0%} {rival!r}. Lower --sigma, {_lower_floor(c)}take a clearer "
+        "image, or ask another question."
     )
+
+
+def _lower_floor(c: Certificate) -> str:
+    return f"lower the floor of {c.floor}, " if c.floor > FLOOR else ""
 
 
 def _samples_needed(c: Certificate, share: float) -> int | None:

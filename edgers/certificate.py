@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from edgers.accounting import Accounting
 from edgers.assumption import Assumption, mode_of
 from edgers.ending import Ending
 from edgers.oracle.base import OracleRecord
@@ -80,7 +81,8 @@ class Certificate(Record, frozen=True, kw_only=True):
 
     `label` is the class that the selection chose, certified or not; `answer` is the certified class. Where a
     target radius was asked for, `certified` says that it is reached; `radius` is then what is proven, also
-    where that is less.
+    where that is less. Within it the class keeps a probability of at least `floor` under noise.
+    `alpha` is the level it was made at; `accounting` says of how many certificates it is one.
     `radius` is in the canvas' unit (values in [0, 1]), `radius_camera` in camera pixels scaled to [0, 1].
     `answers` counts the most frequent generated texts, for a person; nothing is concluded from it.
     """
@@ -96,11 +98,12 @@ class Certificate(Record, frozen=True, kw_only=True):
     n: Count
     n_selection: Count
     alpha: Annotated[float, Meta(gt=0, lt=0.5)]
+    accounting: Accounting
     sigma: float
     method: Method
     target_radius: Annotated[float, Meta(gt=0)] | None
     look_every: Count | None
-    floor: float
+    floor: Annotated[float, Meta(ge=0.5, lt=1)]
     assumption: Assumption
     norm: Literal["L2"]
     space: Literal["canvas"]

@@ -1,4 +1,4 @@
-"""The certifier: sample, answer, classify, count, certify."""
+"""The certifier: sample, answer, classify, count, certify or predict."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgers.accounting import Kind, accounting
+from edgers.asked import Asked, Counted
 from edgers.assumption import assumption
 from edgers.certificate import (
     Certificate,
@@ -33,7 +34,8 @@ from edgers.oracle.base import Oracle, winner
 from edgers.oracle.choices import Choices
 from edgers.oracle.rules import Rules
 from edgers.poll import Poll, Progress
-from edgers.rule import Method, Rule
+from edgers.prediction import Prediction, most_likely
+from edgers.rule import FLOOR, Method, Rule
 from edgers.smoothing.bounds import MAX_SAMPLES, check_alpha, check_counts
 from edgers.smoothing.oracle_error import Composite, Mode
 from edgers_engines.bundle import Bundle
@@ -58,11 +60,13 @@ class Certifier:
         bundle: verified bundle.
         sigma: standard deviation of the noise, in units where pixel values span [0, 1].
         samples: n, the samples that count; with the methods sequential and batched at most so many.
-        alpha: allowed probability of a wrong certificate.
+        alpha: allowed probability of a wrong certificate; of one among many, see `accounted`.
         selection: n0, samples that only choose the class.
         method: "fixed", "sequential" or "batched"; see `Rule`.
         target_radius: for sequential and batched: stop when this radius is certified or out of reach.
         mode: what is claimed, and what it assumes.
+        floor: the probability that a certified class keeps within the radius, in [0.5, 1). At 0.5 it keeps
+            the majority; a higher one makes the radius smaller.
         batch_size: samples answered at once, and between two looks at a target; changes speed and memory.
             With the margin guard it changes no vote; in free text, where the guard is off, rounding could.
         backend: where the graphs run; ONNX Runtime on the CPU unless given.
@@ -83,6 +87,7 @@ class Certifier:
         method: Method = "fixed",
         target_radius: float | None = None,
         mode: Mode | None = None,
+        floor: float = FLOOR,
         batch_size: int | None = None,
         backend: Backend | None = None,
     ) -> None:
@@ -107,11 +112,37 @@ class Certifier:
                 look_every=None if target_radius is None else self.batch_size,
                 mode=mode or Composite(),
                 total_variation=total_variation_bound(_values(bundle), sigma),
+                floor=_real("floor", floor),
             )
         except ValueError as error:
             raise InputError(str(error)) from None
         self.model = VisionLanguageModel(bundle, backend)
         self.bundle = bundle
+        self.accounting = accounting("each", alpha)
+
+    def accounted(self, kind: Kind, number: int | None = None) -> Certifier:
+        """The same model and numbers, where alpha is the probability that any of many certificates is wrong.
+
+        Args:
+            kind: "among" `number` certificates, declared before the first is made; or "schedule", where this
+                is attempt `number`, from 1, of a stream without end, and the next attempt is made with the
+                next number, whatever became of this one. "each" counts every certificate for itself.
+            number: see above.
+
+        Raises:
+            InputError: a number out of range, or a target that is out of reach at the level that is left.
+        """
+        other = copy.copy(self)
+        try:
+            other.accounting = accounting(
+                kind, self.accounting.total_alpha, None if number is None else _whole("number", number)
+            )
+            if other.accounting == self.accounting:
+                return self
+            other.rule = replace(self.rule, alpha=other.accounting.alpha)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        return other
 
     def deciding(self, target_radius: float, batch_size: int) -> Certifier:
         """The same model and numbers, with another target radius and batch size.
@@ -187,12 +218,90 @@ class Certifier:
             BackendError: every sample failed, or there is no memory for even one at a time.
             ContradictionError: the votes contradict what the mode assumes.
         """
-        start = time.perf_counter()
         stop = self._stop(deadline_ms, cancelled)
+        asked = self._ask(
+            image,
+            prompt,
+            choices=choices,
+            oracle=oracle,
+            seed=seed,
+            guard=guard,
+            progress=progress,
+            count=partial(self._count, stop),
+        )
+        return self._certificate(asked, stop)
+
+    def predict(
+        self,
+        image: CameraImage | str | Path | NDArray[np.uint8],
+        prompt: str,
+        *,
+        choices: Sequence[str] | None = None,
+        oracle: str | None = None,
+        seed: str | None = None,
+        guard: bool | None = None,
+        progress: Progress = lambda _samples: None,
+    ) -> Prediction:
+        """Which class the model answers with under noise, or none where the vote is too close; no radius.
+
+        All n samples are drawn, from the noise of the selection: a certificate with the same seed counts
+        others. Of the certifier's numbers, sigma, samples and alpha matter.
+
+        Args:
+            image: as in `certify`, like the other arguments.
+            prompt: the question.
+            choices: allowed answers, each a class.
+            oracle: instead of choices, the name of an oracle of the bundle.
+            seed: 32 hexadecimal digits; fresh bits of the operating system unless given.
+            guard: count a sample as undecided when a token's lead is within rounding; on with choices.
+            progress: called with the number of samples done since the last call.
+
+        Raises:
+            InputError, ImageError: the question or the image cannot be used.
+            BackendError: every sample failed, or there is no memory for even one at a time.
+        """
+        rule = self.rule
+        asked = self._ask(
+            image,
+            prompt,
+            choices=choices,
+            oracle=oracle,
+            seed=seed,
+            guard=guard,
+            progress=progress,
+            count=lambda poll, _judge: poll.count(Stream.SELECTION, rule.samples),
+        )
+        label, p_value = most_likely(asked.votes, rule.alpha)
+        return Prediction(
+            label=label,
+            p_value=p_value,
+            votes=asked.votes,
+            n=rule.samples,
+            alpha=rule.alpha,
+            sigma=rule.sigma,
+            seed=asked.seed,
+            bundle_digest=self.bundle.digest,
+            prompt=prompt,
+            image=asked.camera.source,
+        )
+
+    def _ask(
+        self,
+        image: CameraImage | str | Path | NDArray[np.uint8],
+        prompt: str,
+        *,
+        choices: Sequence[str] | None,
+        oracle: str | None,
+        seed: str | None,
+        guard: bool | None,
+        progress: Progress,
+        count: Callable[[Poll, Oracle], Counted],
+    ) -> Asked[Counted]:
+        """Prepare the image, and count noisy copies of it in as large chunks as the memory holds."""
+        start = time.perf_counter()
         camera = CameraImage.of(image)
         decoded = time.perf_counter()
-        steps = self.bundle.manifest.preparation
-        canvas = to_lattice(prepare(camera, steps))
+        canvas = to_lattice(prepare(camera, self.bundle.manifest.preparation))
         seconds = {"decode image": decoded - start, "prepare": time.perf_counter() - decoded}
         judge = self.oracle(prompt, choices=choices, oracle=oracle)
         guard = judge.constraint is not None if guard is None else guard
@@ -200,24 +309,30 @@ class Certifier:
         rows = min(self.batch_size, max(self.rule.samples, self.selection))
         while True:
             ask = partial(self._question, prompt, judge, guard, rows)
-            polled = self._polled(ask, judge, canvas, seed=int(key, 16), stop=stop, progress=progress)
+            polled = self._polled(
+                ask,
+                judge,
+                canvas,
+                seed=int(key, 16),
+                progress=progress,
+                count=lambda poll: count(poll, judge),
+            )
             if polled is not None:
                 break
             gc.collect()  # a poll and its noise hold each other
             rows = _halved(rows)
         question, poll, votes = polled
         seconds |= {**poll.seconds, **question.seconds, "total": time.perf_counter() - start}
-        return self._certificate(
-            votes=votes,
-            stop=stop,
+        return Asked(
             camera=camera,
-            judge=judge,
-            question=question,
-            poll=poll,
             prompt=prompt,
+            judge=judge,
             guard=guard,
             seed=key,
             seed_source="operating system" if seed is None else "given",
+            question=question,
+            poll=poll,
+            votes=votes,
             seconds=seconds,
         )
 
@@ -238,10 +353,10 @@ class Certifier:
         canvas: NDArray[np.float64],
         *,
         seed: int,
-        stop: Stop,
         progress: Progress,
-    ) -> tuple[Question, Poll, VoteRecord] | None:
-        """Select and certify; None when memory runs out, and everything that held it is free again."""
+        count: Callable[[Poll], Counted],
+    ) -> tuple[Question, Poll, Counted] | None:
+        """Ask and count; None when memory runs out, and everything that held it is free again."""
         done = 0
 
         def report(samples: int) -> None:
@@ -253,22 +368,26 @@ class Certifier:
         try:
             question = ask()
             poll = Poll(question, judge, canvas, sigma=self.rule.sigma, seed=seed, progress=report)
-            samples = self.rule.samples
-            selection = poll.count(
-                Stream.SELECTION, self.selection, (Stream.CERTIFICATION, samples), stop=stop.asked
-            )
-            label = winner(selection, judge.record.classes)
-            votes = poll.count(
-                Stream.CERTIFICATION,
-                samples,
-                stop=lambda votes: ending(self.rule, label, votes) is not None or stop.asked(),
-            )
+            return question, poll, count(poll)
         except MemoryError:
             if poll is not None:
                 poll.finish()
             progress(-done)
             return None
-        return question, poll, VoteRecord(selection=selection, certification=votes)
+
+    def _count(self, stop: Stop, poll: Poll, judge: Oracle) -> VoteRecord:
+        """Select, then certify what was selected."""
+        samples = self.rule.samples
+        selection = poll.count(
+            Stream.SELECTION, self.selection, (Stream.CERTIFICATION, samples), stop=stop.asked
+        )
+        label = winner(selection, judge.record.classes)
+        votes = poll.count(
+            Stream.CERTIFICATION,
+            samples,
+            stop=lambda votes: ending(self.rule, label, votes) is not None or stop.asked(),
+        )
+        return VoteRecord(selection=selection, certification=votes)
 
     def _stop(self, deadline_ms: float | None, cancelled: Callable[[], bool]) -> Stop:
         if deadline_ms is None:
@@ -279,23 +398,10 @@ class Certifier:
             raise InputError(f"the deadline is {deadline_ms} ms; it must be a number above 0")
         return Stop(deadline_ms, cancelled)
 
-    def _certificate(
-        self,
-        *,
-        votes: VoteRecord,
-        stop: Stop,
-        camera: CameraImage,
-        judge: Oracle,
-        question: Question,
-        poll: Poll,
-        prompt: str,
-        guard: bool,
-        seed: str,
-        seed_source: Literal["operating system", "given"],
-        seconds: dict[str, float],
-    ) -> Certificate:
+    def _certificate(self, asked: Asked[VoteRecord], stop: Stop) -> Certificate:
         """Draw the conclusion and write everything down, in the record's own order."""
-        manifest, rule = self.bundle.manifest, self.rule
+        manifest, rule, votes = self.bundle.manifest, self.rule, asked.votes
+        camera, judge, question, poll = asked.camera, asked.judge, asked.question, asked.poll
         steps = manifest.preparation
         norm = operator_norm(camera.size, steps)
         label = winner(votes.selection, judge.record.classes)
@@ -311,6 +417,7 @@ class Certifier:
             n=rule.samples,
             n_selection=self.selection,
             alpha=rule.alpha,
+            accounting=self.accounting,
             sigma=rule.sigma,
             method=rule.method,
             target_radius=rule.target_radius,
@@ -326,15 +433,15 @@ class Certifier:
                 rotated_by_exif=camera.rotated,
                 operator_norm=norm,
             ),
-            seed=seed,
-            seed_source=seed_source,
+            seed=asked.seed,
+            seed_source=asked.seed_source,
             sampler=SamplerRecord(name=question.device.sampler, total_variation=rule.total_variation),
             samples_spent=sum(votes.selection.values()) + sum(votes.certification.values()),
             stopped_because=stop.reason or ending(rule, label, votes.certification) or ALL_SAMPLES,
             batch_size=question.rows,
             threads=self.model.backend.threads,
             margin=MarginRecord(
-                guard=guard,
+                guard=asked.guard,
                 tolerance=manifest.decoding.margin_tolerance,
                 smallest=poll.smallest_margin if math.isfinite(poll.smallest_margin) else None,
             ),
@@ -346,12 +453,12 @@ class Certifier:
                 max_new_tokens=question.max_new_tokens,
                 end_tokens=manifest.decoding.end_tokens,
             ),
-            prompt=prompt,
+            prompt=asked.prompt,
             image=camera.source,
             image_sha256=camera.sha256,
             oracle=judge.record,
             answers=poll.most_frequent,
-            timings_ms={stage: round(1000 * spent, 3) for stage, spent in seconds.items()},
+            timings_ms={stage: round(1000 * spent, 3) for stage, spent in asked.seconds.items()},
             edgers_version=__version__,
         )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgers.accounting import accounting
 from edgers.assumption import assumption, mode_of
 from edgers.certificate import Certificate, CertificateError, camera_radius
 from edgers.certify import Certifier
@@ -17,7 +18,7 @@ from edgers.ending import CANCELLED, FROM_OUTSIDE, ending
 from edgers.oracle.base import RESERVED, UNDECIDED, winner
 from edgers.oracle.choices import choices_record
 from edgers.poll import Progress
-from edgers.rule import FLOOR, Rule
+from edgers.rule import Rule
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import InputError
@@ -66,7 +67,9 @@ def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
     yield "votes.certification's classes", sorted(votes), sorted(classes)
     yield "label", c.label, winner(selection, c.oracle.classes)
     yield "assumption", c.assumption, assumption(mode_of(c.assumption))
-    yield "floor", c.floor, FLOOR
+    counted = c.accounting
+    yield "accounting", counted, accounting(counted.kind, counted.total_alpha, counted.number)
+    yield "alpha", c.alpha, counted.alpha
     yield "preparation.canvas_size", c.preparation.canvas_size, c.preparation.steps.canvas_size
     yield "sampler.name", c.sampler.name, SAMPLERS.get(c.engine.device.partition(":")[0])
     yield "sampler.total_variation", c.sampler.total_variation, total_variation_bound(c.values, c.sigma)
@@ -151,17 +154,18 @@ def replay(
             bundle,
             sigma=c.sigma,
             samples=c.n,
-            alpha=c.alpha,
+            alpha=c.accounting.total_alpha,
             selection=c.n_selection,
             method=c.method,
             target_radius=c.target_radius,
             mode=mode_of(c.assumption),
+            floor=c.floor,
             batch_size=c.look_every or c.batch_size,
             backend=open_backend(c.engine.backend, device=c.engine.device, threads=_threads(c)),
         )
         # Less memory may have made the chunks smaller than what lies between two looks.
         certifier.batch_size = min(certifier.batch_size, c.batch_size)
-        again = certifier.certify(
+        again = certifier.accounted(c.accounting.kind, c.accounting.number).certify(
             camera,
             c.prompt,
             choices=choices,

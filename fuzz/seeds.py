@@ -61,10 +61,11 @@ def certificates() -> tuple[Certificate, ...]:
         method="sequential",
         target_radius=0.1,
         mode=Calibrated(1, 900),
+        floor=0.6,
     )
     frame, seed = demo.frames()[0], "0" * 32
     return (
-        early.certify(frame, demo.PROMPT, choices=demo.ACTIONS, seed=seed),
+        early.accounted("schedule", 2).certify(frame, demo.PROMPT, choices=demo.ACTIONS, seed=seed),
         certifier.certify(frame, demo.PROMPT, choices=demo.ACTIONS, seed=seed),
         *(certifier.certify(frame, demo.PROMPT, oracle=name, seed=seed) for name in oracles),
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from scipy.special import bdtrc, ndtr
+from scipy.special import bdtrc, ndtr, ndtri
 
 from edgers import demo
 from edgers.certificate import Certificate, CertificateError
@@ -228,7 +228,8 @@ def check_certificate(data: bytes) -> None:
     )
     radius = found.radius
     law(
-        found.assumption.mode == "pairwise" or ndtr(radius / found.sigma) <= found.p_lower + 1e-9,
+        found.assumption.mode == "pairwise"
+        or ndtr(radius / found.sigma + ndtri(found.floor)) <= found.p_lower + 1e-9,
         "the radius is not larger than its bound allows; that of a pair rests on two",
     )
     norm = found.preparation.operator_norm

@@ -21,6 +21,7 @@ ABSTAINED = 10
 
 _COMMANDS = {
     "certify": "Certify the answer to a question about images.",
+    "predict": "Answer a question about images by vote, without a radius.",
     "demo": "Certify the frames that come with edgers.",
     "radius": "The certified radius of a vote count.",
     "plan": "How many samples a radius takes, and what n samples keep.",

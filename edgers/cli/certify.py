@@ -15,14 +15,17 @@ from edgers.cli.options import (
     json_option,
     mode_of_options,
     mode_options,
+    named,
+    question_options,
 )
-from edgers.cli.output import interruption, print_json, progress_bar, stdout, write_new
+from edgers.cli.output import interruption, print_json, progress_bar, stdout, tell_failure, write_new
 from edgers_engines.atomic import check_new
-from edgers_engines.errors import EdgersError, InputError, printable
+from edgers_engines.errors import EdgersError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edgers.accounting import Kind
     from edgers.certificate import Certificate
     from edgers.rule import Method
     from edgers_engines.image import CameraImage
@@ -31,15 +34,7 @@ if TYPE_CHECKING:
 @click.command("certify")
 @click.argument("images", nargs=-1, required=True, type=PATH, metavar="IMAGE...")
 @bundle_option
-@click.option("--prompt", required=True, help="The question.")
-@click.option("--choices", help="Allowed answers, as in left,right,stop; each is a class.")
-@click.option("--oracle", help="An oracle of the bundle that reads free answers; see `edgers inspect`.")
-@click.option(
-    "--sigma",
-    type=float,
-    required=True,
-    help="Noise, where pixel values span [0, 1]; above 0, at most 1.7. Try 0.25.",
-)
+@question_options
 @click.option(
     "--samples",
     type=int,
@@ -53,7 +48,21 @@ if TYPE_CHECKING:
     type=float,
     default=0.001,
     show_default=True,
-    help="Allowed error probability, per certificate.",
+    help="Allowed error probability of each certificate; of all together with --among or --attempt.",
+)
+@click.option(
+    "--among",
+    type=click.IntRange(1),
+    metavar="Q",
+    help="These are among Q certificates, declared before the first: that any is wrong has probability alpha "
+    "(Bonferroni: each is made at alpha/Q).",
+)
+@click.option(
+    "--attempt",
+    type=click.IntRange(1),
+    metavar="I",
+    help="This is the I-th attempt, from 1, of a stream without end: that any certificate of it is wrong has "
+    "probability alpha (made at 6 alpha/(pi I)^2). Every attempt counts; several images count on from I.",
 )
 @click.option(
     "--method",
@@ -62,6 +71,13 @@ if TYPE_CHECKING:
     "looks laid down before  [default: sequential with --target-radius or --deadline-ms, else fixed]",
 )
 @click.option("--target-radius", type=float, help="End when this L2 radius is certified or out of reach.")
+@click.option(
+    "--floor",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="Probability that the class keeps within the radius: 0.5 is the majority, more is a smaller radius.",
+)
 @click.option("--deadline-ms", type=float, help="Begin no batch after so many milliseconds, per image.")
 @mode_options
 @click.option("--seed", help="32 hexadecimal digits, to repeat a run; drawn by the system unless given.")
@@ -81,8 +97,11 @@ def command(
     samples: int,
     selection: int,
     alpha: float,
+    among: int | None,
+    attempt: int | None,
     method: Method | None,
     target_radius: float | None,
+    floor: float,
     deadline_ms: float | None,
     assume: str,
     seed: str | None,
@@ -103,6 +122,7 @@ def command(
     failed; the others are still done. 130: Ctrl-C left images undone.
     """
     _check_outputs(images, save, plot)
+    counted = _counted(len(images), among, attempt)
     early = target_radius is not None or deadline_ms is not None
     method = method or ("sequential" if early else "fixed")
     from edgers.certify import Certifier
@@ -119,23 +139,24 @@ def command(
         method=method,
         target_radius=target_radius,
         mode=mode_of_options(assume, **numbers),
+        floor=floor,
         batch_size=batch_size,
         backend=open_backend(backend, device=device, threads=threads),
     )
-    names = [name.strip() for name in choices.split(",")] if choices is not None else None
+    certifier = certifier.accounted(*counted[-1])  # the smallest level: refused before the first image
     code = 0
     interrupted: Callable[[], bool] = bool  # of the image before
-    for image in images:
+    for image, counts_as in zip(images, counted, strict=True):
         if interrupted():
             raise KeyboardInterrupt
         try:
             camera = CameraImage.of(image)
             total = certifier.samples_per_certificate
             with progress_bar(image.name, total) as progress, interruption(method != "fixed") as interrupted:
-                certificate = certifier.certify(
+                certificate = certifier.accounted(*counts_as).certify(
                     camera,
                     prompt,
-                    choices=names,
+                    choices=named(choices),
                     oracle=oracle,
                     seed=seed,
                     deadline_ms=deadline_ms,
@@ -147,14 +168,23 @@ def command(
         except EdgersError as error:
             if len(images) == 1:
                 raise
-            click.echo(f"edgers: {error}", err=True)
-            if as_json:
-                print_json({"image": printable(str(image)), "error": str(error)})
+            tell_failure(error, image, as_json=as_json)
             code = 1
             continue
         _deliver(certificate, camera, as_json=as_json, save=save, plot=plot)
         code = code or (0 if certificate.certified else ABSTAINED)
     return code
+
+
+def _counted(images: int, among: int | None, attempt: int | None) -> list[tuple[Kind, int | None]]:
+    """How the certificate of each image is accounted for."""
+    if among is not None and attempt is not None:
+        raise InputError("--among declares how many certificates there will be, --attempt does not: give one")
+    if among is not None and among < images:
+        raise InputError(f"--among {among}, but there are {images} images: declare at least so many")
+    if attempt is not None:
+        return [("schedule", attempt + done) for done in range(images)]
+    return [("each", None) if among is None else ("among", among)] * images
 
 
 def _check_outputs(images: tuple[Path, ...], save: Path | None, plot: Path | None) -> None:

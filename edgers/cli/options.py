@@ -48,6 +48,30 @@ def backend_options(command: Command) -> Command:
     return command
 
 
+def question_options(command: Command) -> Command:
+    """--prompt, --choices (see `named`), --oracle and --sigma."""
+    for option in (
+        click.option(
+            "--sigma",
+            type=float,
+            required=True,
+            help="Noise, where pixel values span [0, 1]; above 0, at most 1.7. Try 0.25.",
+        ),
+        click.option(
+            "--oracle", help="An oracle of the bundle that reads free answers; see `edgers inspect`."
+        ),
+        click.option("--choices", help="Allowed answers, as in left,right,stop; each is a class."),
+        click.option("--prompt", required=True, help="The question."),
+    ):
+        command = option(command)
+    return command
+
+
+def named(choices: str | None) -> list[str] | None:
+    """The names that --choices lists."""
+    return None if choices is None else [name.strip() for name in choices.split(",")]
+
+
 def mode_options(command: Command) -> Command:
     """--assume, and the numbers that its modes take; `mode_of_options` reads them."""
     for option in (

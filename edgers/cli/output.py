@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from edgers_engines.atomic import new_file
+from edgers_engines.errors import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +37,13 @@ def stdout() -> Console:
     from rich.console import Console
 
     return Console(highlight=False)
+
+
+def tell_failure(error: Exception, image: Path, *, as_json: bool) -> None:
+    """Of several images, one that failed: a line on stderr, and for programs an object among the others."""
+    click.echo(f"edgers: {error}", err=True)
+    if as_json:
+        print_json({"image": printable(str(image)), "error": str(error)})
 
 
 @contextmanager

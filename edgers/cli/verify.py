@@ -48,7 +48,10 @@ def command(
                 "certified": certificate.certified,
                 "label": certificate.label,
                 "radius": certificate.radius,
+                "floor": certificate.floor,
                 "assumption": certificate.assumption,
+                "alpha": certificate.alpha,
+                "accounting": certificate.accounting,
             }
         )
         return 0

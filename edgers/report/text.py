@@ -77,6 +77,7 @@ def _evidence(c: Certificate) -> Table:
             f"sigma {c.sigma:g}, {_samples(c)} after {sum(c.votes.selection.values())} for the selection; "
             + ("seed given" if c.seed_source == "given" else "fresh seed"),
         ),
+        ("counts as", f"{c.accounting.kind}: {c.accounting.sentence}"),
         ("assumes", f"{c.assumption.mode}: {c.assumption.sentence}"),
         (
             "image",
@@ -120,5 +121,5 @@ def _bound(c: Certificate) -> str:
         return f"none: {c.stopped_because}, so the {c.n} certification samples were not drawn"
     return (
         f"probability of {c.label!r} under noise at least {floored(c.p_lower)}; "
-        f"wrong with probability at most {c.alpha:g} (per certificate)"
+        f"wrong with probability at most {c.alpha:g}"
     )

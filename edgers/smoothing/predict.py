@@ -25,7 +25,7 @@ class Prediction:
     p_value: float
 
 
-def predict(votes: Sequence[int], alpha: float) -> Prediction:
+def predict(votes: Sequence[int], alpha: float, unknown: int = 0) -> Prediction:
     """PREDICT of Cohen, Rosenfeld and Kolter (ICML 2019), section 3.2.1.
 
     A binomial test between the two largest counts n_A and n_B of one sample, at 1/2 of n_A + n_B, two-sided
@@ -35,17 +35,19 @@ def predict(votes: Sequence[int], alpha: float) -> Prediction:
     Args:
         votes: of every class, reserved ones too.
         alpha: allowed probability, in (0, 1/2), of answering with a class that is not the most likely one.
+        unknown: samples that gave no vote. They count for the runner-up: whichever classes they belong to,
+            the p-value would be no larger.
 
     Raises:
-        ValueError: fewer than two classes, no votes, a negative count, or alpha out of range.
+        ValueError: fewer than two classes, no samples, a negative count, or alpha out of range.
     """
     check_alpha(alpha)
     if len(votes) < 2:
         raise ValueError(f"votes of {len(votes)} classes; a prediction compares at least two")
-    for count in votes:
-        check_counts(count, sum(votes))
+    for count in (*votes, unknown):
+        check_counts(count, sum(votes) + unknown)
     chosen, runner_up = sorted(range(len(votes)), key=votes.__getitem__, reverse=True)[:2]
-    ahead, behind = votes[chosen], votes[runner_up]
+    ahead, behind = votes[chosen], votes[runner_up] + unknown
     upper_tail = float(betainc(ahead, behind + 1, 0.5)) * (1 + _SLACK)
-    p_value = 1.0 if ahead == behind else min(2 * upper_tail, 1.0)
+    p_value = 1.0 if ahead <= behind else min(2 * upper_tail, 1.0)
     return Prediction(chosen if p_value <= alpha else None, p_value)

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from edgers import demo
+from edgers.accounting import accounting
 from edgers.advice import advice, floored, meaning
 from edgers.certificate import camera_radius
 from edgers.oracle.base import FAILED, OTHER, RESERVED, UNDECIDED
@@ -24,9 +25,9 @@ FIRST, SECOND, *_ = demo.ACTIONS
 def drawn(certified):
     """A certificate as it is, but with these votes, and with a drawn seed and a quick oracle."""
 
-    def make(label=FIRST, **votes):
+    def make(label=FIRST, floor=0.5, **votes):
         counts = {**dict.fromkeys(certified.votes.certification, 0), **votes}
-        rule = replace_rule(certified.rule, samples=sum(votes.values()) or certified.n)
+        rule = replace_rule(certified.rule, samples=sum(votes.values()) or certified.n, floor=floor)
         conclusion = rule.conclude(label, counts)
         return replace(
             certified,
@@ -36,6 +37,7 @@ def drawn(certified):
             q_lower=conclusion.q_lower,
             p_lower=conclusion.p_lower,
             certified=conclusion.certified,
+            floor=floor,
             radius=conclusion.radius,
             radius_camera=camera_radius(
                 conclusion.radius, values=certified.values, operator_norm=certified.preparation.operator_norm
@@ -100,6 +102,18 @@ def test_an_abstention_says_that_nothing_is_certified(drawn, abstained, reserved
         assert meaning(certificate).startswith("No class is certified for this image at this noise")
 
 
+def test_a_floor_is_said_in_words_where_it_is_more_than_the_majority(drawn):
+    said = meaning(drawn(floor=0.7, **{FIRST: 60}))
+    assert said.startswith(
+        f"The class {FIRST!r} keeps a probability of at least 0.7 under noise for every image"
+    )
+    assert "wins the vote" not in said
+    assert "No class is certified to keep a probability of 0.9 for" in meaning(
+        drawn(floor=0.9, **{FIRST: 60})
+    )
+    assert "keep" not in meaning(drawn(**{FIRST: 60})) + meaning(drawn(**{FIRST: 30, SECOND: 30}))
+
+
 # --- advice -------------------------------------------------------------------------------------------------
 
 
@@ -130,8 +144,10 @@ def test_too_few_samples_are_told_with_the_number_that_would_do(drawn, votes, of
     first, *rest = advice(c)
     assert first.startswith(f"{share} of the samples say {FIRST!r}, but {of} are too few to be sure")
     assert f"--samples {needed} " in first
-    assert "repeating this one until it certifies would not be a certificate" in first
+    assert "repeating it until it certifies would not be a certificate at this alpha; --attempt" in first
     assert rest == []
+    stream = replace(c, accounting=accounting("schedule", c.alpha, 1))
+    assert advice(stream)[0].endswith("Set it for the next image, or for the next attempt.")
 
 
 @pytest.mark.parametrize(
@@ -154,6 +170,13 @@ def test_a_model_that_is_uncertain_is_told_with_its_two_answers(drawn, votes, sa
         f"The model is uncertain under this noise: {said}. "
         "Lower --sigma, take a clearer image, or ask another question."
     ]
+
+
+def test_what_misses_a_floor_is_advised_to_lower_it(drawn):
+    (said,) = advice(drawn(floor=0.8, **{FIRST: 46, SECOND: 14}))
+    assert "Lower --sigma, lower the floor of 0.8, take" in said
+    (said,) = advice(drawn(floor=0.7, **{FIRST: 50, SECOND: 10}))
+    assert "--samples 200 certify such a share" in said
 
 
 @pytest.mark.parametrize(
@@ -227,7 +250,8 @@ def words_of(panel):
 def test_the_panel_shows_verdict_votes_evidence_and_advice(drawn):
     c = replace(drawn(**{FIRST: 60}), seed_source="given")
     said = words_of(certificate_panel(c, "frame.png"))
-    assert "wrong with probability at most 0.001 (per certificate)" in said
+    assert "wrong with probability at most 0.001" in said
+    assert "Of Q such certificates up to Q × 0.001 are wrong on average" in said
     for words in (
         "frame.png",
         f"certified {FIRST}",

@@ -623,7 +623,7 @@ def test_verify_can_replay(edgers, saved):
     [
         pytest.param({"radius": 0.9}, "radius is 0.9, but 0", id="radius"),
         pytest.param({"certified": False}, "certified is false, but true", id="certified"),
-        pytest.param({"alpha": 0.01}, "q_lower is", id="alpha"),
+        pytest.param({"alpha": 0.01}, "alpha is", id="alpha"),
         pytest.param({"n": 59}, "votes.certification's sum is 60, but 59", id="n"),
         pytest.param({"votes": {"left": 60}}, r"not a certificate.*\$\.votes", id="votes of another shape"),
         pytest.param({"sigma": 1e12}, "sigma is 1000000000000", id="sigma"),

@@ -143,7 +143,18 @@ def test_certify_takes_every_mode(edgers, mode):
     assert (ended.code, read(ended).assumption.mode) == (0, mode)
 
 
+def test_certify_takes_a_floor_and_says_what_it_means(edgers):
+    ended = certify(edgers, "--floor", 0.6, "--samples", 60, "--json")
+    assert (ended.code, read(ended).floor) == (0, 0.6)
+    text = certify(edgers, "--floor", 0.6, "--samples", 60).out
+    assert "keeps a probability of at least 0.6 under noise" in " ".join(text.replace("│", "").split())
+
+
 WRONG_CERTIFY = {
+    **{
+        f"a floor of {number}": (("--floor", number), "the floor is") for number in ("0.4", "1", "nan", "inf")
+    },
+    "pairwise with a floor": (("--floor", 0.6, "--assume", "pairwise"), "the floor 0.5"),
     **{
         f"a target of {number}": (("--target-radius", number), "target radius is")
         for number in ("0", "-1", "nan", "inf", "-inf")

@@ -6,6 +6,7 @@ import math
 import pytest
 from msgspec.structs import asdict
 from rich.console import Console
+from scipy.special import ndtr, ndtri
 
 from edgers import Certifier, demo
 from edgers import ending as ending_module
@@ -15,7 +16,7 @@ from edgers.ending import ALL_SAMPLES, CANCELLED, CERTIFIED, DEADLINE, OUT_OF_RE
 from edgers.report.plot import plot_certificate
 from edgers.report.text import certificate_panel, summary_table
 from edgers.rule import ContradictionError, Rule
-from edgers.smoothing.bounds import clopper_pearson_lower
+from edgers.smoothing.bounds import Probability, clopper_pearson_lower
 from edgers.smoothing.oracle_error import (
     Adversarial,
     Asymmetric,
@@ -27,6 +28,7 @@ from edgers.smoothing.oracle_error import (
     Symmetric,
     Unknown,
 )
+from edgers.smoothing.radius import certified_radius
 from edgers.smoothing.sequential import anytime_lower
 from edgers.verify import replay, verify
 from edgers_engines.errors import InputError
@@ -352,6 +354,39 @@ def test_votes_that_contradict_the_mode_are_one_clear_error(demo_bundle, first_f
         ask(certifier(demo_bundle, method=method, mode=mode, **more), first_frame, seed)
 
 
+# --- a floor ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["fixed", *EARLY])
+@pytest.mark.parametrize("floor", [0.6, 0.75])
+def test_a_floor_makes_the_radius_smaller_and_the_certificate_sound(
+    demo_bundle, first_frame, seed, method, floor
+):
+    make = certifier if method == "fixed" else deciding
+    c = sound(ask(make(demo_bundle, method=method, floor=floor), first_frame, seed), demo_bundle)
+    assert (c.certified, c.floor) == (True, floor)
+    told(c)
+    if method == "batched":
+        assert TARGET <= c.radius <= TARGET * (1 + 1e-6)
+        assert c.p_lower == pytest.approx(ndtr(TARGET / c.sigma + ndtri(floor)), rel=1e-8)
+    else:
+        full = certified_radius(Probability(c.p_lower, 1 - c.p_lower), c.sigma)
+        assert full - c.radius == pytest.approx(c.sigma * ndtri(floor), rel=1e-9)
+
+
+def test_a_class_below_the_floor_is_not_certified_though_it_has_the_majority(demo_bundle, first_frame, seed):
+    c = sound(ask(certifier(demo_bundle, floor=0.999), first_frame, seed), demo_bundle)
+    assert c.p_lower > 0.5
+    assert (c.certified, c.radius) == (False, None)
+    told(c)
+
+
+@pytest.mark.parametrize("floor", [0, 0.4999, 1, 1.5, -1, math.nan, math.inf, True, "0.6", None, 10**400])
+def test_a_floor_below_the_majority_or_no_number_is_refused(demo_bundle, floor):
+    with pytest.raises(InputError, match="floor"):
+        certifier(demo_bundle, floor=floor)
+
+
 # --- refusals -----------------------------------------------------------------------------------------------
 
 
@@ -380,6 +415,7 @@ def test_a_fixed_number_of_samples_has_no_deadline(demo_certifier, first_frame):
         ({"method": "peeking"}, "no method 'peeking'"),
         ({"mode": "composite"}, "is no mode"),
         ({"mode": Pairwise()}, "goes with the method fixed"),
+        ({"floor": 0.9999}, "cannot certify a radius of 0.1"),
         ({"target_radius": 1.0}, "cannot certify a radius of 1"),
         ({"samples": 10**9}, "100000 looks"),
         ({"batch_size": 0}, "a look every 0"),

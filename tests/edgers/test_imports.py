@@ -84,7 +84,7 @@ def test_every_command_of_the_device_works_without_the_workstations_libraries(fi
 
 
 @pytest.mark.parametrize(
-    "name", ["demo", "certify", "verify", "radius", "plan", "inspect", "doctor", "export"]
+    "name", ["demo", "certify", "predict", "verify", "radius", "plan", "inspect", "doctor", "export"]
 )
 def test_every_commands_module_can_be_imported_without_the_workstations_libraries(name):
     program = (

@@ -77,6 +77,26 @@ def test_rules_that_are_too_bold_fail_the_same_check(wrong):
     assert largest_error(wrong, 25) > 0.05
 
 
+def completions(votes, unknown):
+    """Every way in which the samples that gave no vote could have voted."""
+    for extra in itertools.product(range(unknown + 1), repeat=len(votes)):
+        if sum(extra) == unknown:
+            yield [count + more for count, more in zip(votes, extra, strict=True)]
+
+
+def test_what_is_answered_would_be_answered_whatever_the_unknown_samples_had_voted():
+    answered = 0
+    for votes in polls_of_three(13):
+        for unknown in range(5):
+            found = predict(votes, 0.05, unknown)
+            if found.chosen is not None:
+                answered += unknown > 0
+                whole = [predict(full, 0.05) for full in completions(votes, unknown)]
+                assert {other.chosen for other in whole} == {found.chosen}
+                assert max(other.p_value for other in whole) == found.p_value
+    assert answered > 20
+
+
 # --- golden numbers and an independent computation ----------------------------------------------------------
 
 
@@ -97,6 +117,8 @@ def test_it_answers_only_where_the_lead_is_significant(votes, alpha, chosen):
 
 def test_a_tie_has_a_p_value_of_one():
     assert predict([5, 5], 0.01) == Prediction(None, 1.0)
+    assert predict([9, 4], 0.01, unknown=5) == predict([3, 0], 0.01, unknown=9) == Prediction(None, 1.0)
+    assert predict([0, 0], 0.01, unknown=5) == Prediction(None, 1.0)
 
 
 @laws
@@ -148,3 +170,10 @@ def test_one_vote_more_for_the_leader_never_raises_the_p_value(votes):
 def test_votes_or_a_level_that_cannot_be_are_refused_and_named(votes, alpha, said):
     with pytest.raises(ValueError, match=said):
         predict(votes, alpha)
+
+
+def test_a_negative_number_of_unknown_samples_is_refused():
+    with pytest.raises(ValueError, match="5 votes of 4 samples"):
+        predict([5, 0], 0.01, unknown=-1)
+    with pytest.raises(ValueError, match="-1 votes of 1 samples"):
+        predict([1, 1], 0.01, unknown=-1)

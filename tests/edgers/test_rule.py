@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 from scipy.stats import binom
 
 from edgers.oracle.base import FAILED, OTHER, RESERVED, UNDECIDED
@@ -201,6 +201,26 @@ def test_a_target_that_is_not_there_is_certified_with_probability_alpha_at_most(
     p0 = float(ndtr(0.5))
     f, e = (float(rate) for rate in mode.rates(0.05))
     assert error(made._boundary, f + (1 - e - f) * p0) <= mode.vote_alpha(0.05)
+
+
+@pytest.mark.parametrize("floor", [0.5, 0.7, 0.9])
+@pytest.mark.parametrize("method", EARLY)
+def test_a_floor_that_is_not_kept_is_certified_with_probability_alpha_at_most(method, floor):
+    """By an exact recursion, at the q whose class has just less than the floor left at the target."""
+    made = deciding(method, samples=300, alpha=0.05, floor=floor)
+    p0 = float(ndtr(0.5 + ndtri(floor)))
+    assert 0.01 < error(made._boundary, p0) <= 0.05
+
+
+@pytest.mark.parametrize("floor", [0.5, 0.7, 0.9])
+def test_a_fixed_rule_claims_a_floor_that_is_not_kept_with_probability_alpha_at_most(floor):
+    """Exact, for a half-space: its class has p at the image and at distance R exactly the lower end of it."""
+    made = rule(samples=200, alpha=0.05, floor=floor)
+    radii = [made.conclude("A", counts(k, 200)).radius or 0.0 for k in range(201)]
+    for p in np.linspace(floor, 1, 60)[:-1]:
+        left = ndtr(ndtri(p) - np.array(radii) / SIGMA)
+        wrong = (left < floor * (1 - 1e-12)) & (np.array(radii) > 0)
+        assert binom.pmf(np.flatnonzero(wrong), 200, p).sum() <= 0.05
 
 
 def test_deciding_by_clopper_and_pearson_at_every_look_fails_the_same_check():

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from msgspec.structs import asdict, replace
 
 from edgers import Certifier, demo
+from edgers.accounting import accounting
 from edgers.assumption import assumption
 from edgers.certificate import Certificate, CertificateError, camera_radius
 from edgers.ending import ALL_SAMPLES, CANCELLED, DEADLINE, OUT_OF_REACH, RESERVED_SELECTED
@@ -33,13 +34,24 @@ from edgers_engines.errors import EdgersError
 from edgers_engines.records import parse
 
 
-@pytest.fixture(params=["certified", "abstained", "reserved", "sequential", "batched", "calibrated"])
+@pytest.fixture(
+    params=[
+        "certified",
+        "abstained",
+        "reserved",
+        "sequential",
+        "batched",
+        "calibrated",
+        "floored",
+        "attempted",
+    ]
+)
 def certificate(request):
     """Each kind of certificate in turn."""
     return request.getfixturevalue(request.param)
 
 
-def decided(bundle, frame, seed, method, mode=None):
+def decided(bundle, frame, seed, method, mode=None, **more):
     asked = Certifier(
         bundle,
         sigma=demo.SIGMA,
@@ -48,6 +60,7 @@ def decided(bundle, frame, seed, method, mode=None):
         method=method,
         target_radius=None if method == "fixed" else 0.1,
         mode=mode,
+        **more,
     )
     return asked.certify(frame, demo.PROMPT, choices=demo.ACTIONS, seed=seed)
 
@@ -68,6 +81,26 @@ def batched(demo_bundle, first_frame, seed):
 def calibrated(demo_bundle, first_frame, seed):
     """Ended at its target, with numbers in its assumption."""
     return decided(demo_bundle, first_frame, seed, "sequential", Calibrated(1, 2000))
+
+
+@pytest.fixture(scope="module")
+def floored(demo_bundle, first_frame, seed):
+    """Ended at a target within which the class keeps more than the majority."""
+    return decided(demo_bundle, first_frame, seed, "sequential", floor=0.7)
+
+
+@pytest.fixture(scope="module")
+def attempted(demo_certifier, first_frame, seed):
+    """The third of a stream without end."""
+    third = demo_certifier.accounted("schedule", 3)
+    return third.certify(first_frame, demo.PROMPT, choices=demo.ACTIONS, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def declared(demo_certifier, first_frame, seed):
+    """One of five."""
+    one = demo_certifier.accounted("among", 5)
+    return one.certify(first_frame, demo.PROMPT, choices=demo.ACTIONS, seed=seed)
 
 
 def put(tree, path, value):
@@ -141,11 +174,24 @@ FORGERIES = [
     ("n", 1, "votes.certification's sum is 60, but 1"),
     ("n_selection", 15, "n_selection is 15, but 16"),
     ("n_selection", 17, "n_selection is 17, but 16"),
-    ("alpha", 0.01, "q_lower is"),
-    ("alpha", 0.0009999, "q_lower is"),
+    ("alpha", 0.01, "alpha is 0.01, but 0.001"),
+    ("alpha", 0.001 * (1 + 1e-8), "alpha is"),
+    ("alpha", 0.0009999, "alpha is"),
     ("alpha", 0.0, r"\$\.alpha|alpha is 0"),
     ("alpha", 0.5, r"\$\.alpha|alpha is 0.5"),
     ("alpha", -1.0, r"\$\.alpha|alpha is -1"),
+    ("accounting.total_alpha", 0.01, "accounting is"),
+    ("accounting.total_alpha", 0.001 * (1 + 1e-8), "accounting is"),
+    ("accounting.total_alpha", 0.5, r"\$\.accounting\.total_alpha"),
+    ("accounting.total_alpha", 0.0, r"\$\.accounting\.total_alpha"),
+    ("accounting.kind", "among", "accounting among with the number None"),
+    ("accounting.kind", "schedule", "accounting schedule with the number None"),
+    ("accounting.kind", "none", r"\$\.accounting\.kind"),
+    ("accounting.number", 1, "accounting each with the number 1"),
+    ("accounting.number", 0, r"\$\.accounting\.number"),
+    ("accounting.number", 1 << 41, r"\$\.accounting\.number"),
+    ("accounting.sentence", "Never wrong.", "accounting is"),
+    ("accounting", None, r"\$\.accounting"),
     ("sigma", 0.5, "sampler.total_variation is"),
     ("sigma", lambda sigma: sigma * (1 + 1e-7), "sampler.total_variation is"),
     ("sigma", 0.0, "sigma"),
@@ -165,8 +211,11 @@ FORGERIES = [
     ("p_lower", lambda p: p + 1e-6, "p_lower is"),
     ("p_lower", 0.999, "p_lower is 0.999"),
     ("certified", False, "(?i)certified is false, but true"),
-    ("floor", 0.6, "floor is 0.6, but 0.5"),
-    ("floor", 0.4, "floor is 0.4, but 0.5"),
+    ("floor", 0.6, "radius is"),
+    ("floor", 0.5 + 1e-6, "radius is"),
+    ("floor", 0.4, r"\$\.floor"),
+    ("floor", 1.0, r"\$\.floor"),
+    ("floor", 1e308, r"\$\.floor"),
     ("sampler.name", "mersenne-twister", "sampler.name is .?mersenne-twister"),
     ("sampler.total_variation", 0.0, "sampler.total_variation is 0"),
     ("sampler.total_variation", lambda bound: bound / 2, "sampler.total_variation is"),
@@ -208,7 +257,9 @@ EARLY_FORGERIES = [
     ("votes.certification", lambda votes: dict.fromkeys(votes, 0), "stopped_because is"),
     ("votes.certification", lambda votes: {**votes, max(votes, key=votes.get): 208}, "certification's sum"),
     ("votes.selection", one_vote_moved, "n_selection is"),
-    ("alpha", 1e-5, "stopped_because is"),
+    ("alpha", 1e-5, "alpha is"),
+    ("accounting.total_alpha", 0.01, "accounting is"),
+    ("accounting.kind", "among", "accounting among with the number None"),
     ("sigma", 0.2, "sampler.total_variation is"),
     ("assumption.mode", "adversarial", "mode adversarial takes"),
     ("assumption.mode", "symmetric", "mode symmetric takes"),
@@ -234,7 +285,9 @@ EARLY_FORGERIES = [
     ("q_lower", lambda q: q + 1e-6, "q_lower is"),
     ("p_lower", lambda p: p + 1e-6, "p_lower is"),
     ("certified", False, "certified is false, but true"),
-    ("floor", 0.6, "floor is 0.6, but 0.5"),
+    ("floor", 0.6, "(stopped_because|q_lower) is"),
+    ("floor", 0.5 + 1e-6, "(q_lower|radius) is"),
+    ("floor", 0.4, r"\$\.floor"),
 ]
 
 
@@ -246,6 +299,67 @@ EARLY_FORGERIES = [
 def test_a_forged_field_of_a_certificate_that_ended_early_is_named(request, made, path, value, said):
     with pytest.raises(CertificateError, match=said):
         verify(forge(request.getfixturevalue(made), path, value))
+
+
+@pytest.mark.parametrize("floor", [0.5, 0.69, 0.7001, 0.8])
+def test_a_radius_made_for_one_floor_is_not_passed_off_as_one_for_another(floored, floor):
+    assert floored.certified
+    verify(floored)
+    with pytest.raises(CertificateError, match=r"(stopped_because|radius) is"):
+        verify(forge(floored, "floor", floor))
+
+
+def test_a_floor_goes_with_no_radius_that_rests_on_a_pair(demo_bundle, first_frame, seed):
+    made = decided(demo_bundle, first_frame, seed, "fixed", Pairwise())
+    with pytest.raises(CertificateError, match=r"pairwise goes with .* the floor 0\.5"):
+        verify(forge(made, "floor", 0.6))
+
+
+def other_kind(kind):
+    return {"among": "schedule", "schedule": "among"}[kind]
+
+
+COUNT_FORGERIES = [
+    ("accounting.kind", other_kind, "accounting is"),
+    ("accounting.number", 2, "accounting is"),
+    ("accounting.number", None, "with the number None"),
+    ("accounting.kind", "each", "accounting each with the number"),
+    ("accounting.total_alpha", 0.0009, "accounting is"),
+    ("accounting.sentence", "Never wrong.", "accounting is"),
+    ("alpha", 0.001, "alpha is 0.001, but"),
+    ("alpha", lambda alpha: alpha * (1 + 1e-8), "alpha is"),
+]
+
+
+@pytest.mark.parametrize("made", ["attempted", "declared"])
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        *COUNT_FORGERIES,
+        pytest.param("accounting.kind", other_kind, "accounting is"),
+    ],
+)
+def test_a_forged_field_of_one_of_many_certificates_is_named(request, made, path, value, said):
+    with pytest.raises(CertificateError, match=said):
+        verify(forge(request.getfixturevalue(made), path, value))
+
+
+@pytest.mark.parametrize("made", ["attempted", "declared"])
+def test_a_certificate_made_for_fewer_or_more_others_does_not_pass_for_one_of_many(request, made):
+    c = request.getfixturevalue(made)
+    verify(c)
+    kind, number = c.accounting.kind, c.accounting.number
+    counts = [
+        accounting("each", 0.001),
+        accounting(kind, 0.001, number - 1),
+        accounting(kind, 0.001, number + 1),
+        accounting(kind, 0.0011, number),
+    ]
+    for other in counts:
+        with pytest.raises(CertificateError, match="alpha is"):
+            verify(replace(c, accounting=other))
+        with pytest.raises(CertificateError, match="q_lower is"):
+            verify(replace(c, accounting=other, alpha=other.alpha))
 
 
 def test_the_two_methods_do_not_pass_for_one_another(sequential, batched):
@@ -368,7 +482,7 @@ def test_of_two_classes_that_tie_in_the_selection_only_the_first_can_be_the_labe
         pytest.param("radius", 0.1, "radius is 0.1, but", id="radius"),
         pytest.param("radius_camera", 0.1, "radius_camera is 0.1, but", id="radius_camera"),
         pytest.param("p_lower", 0.6, "p_lower is 0.6", id="p_lower"),
-        pytest.param("alpha", 0.49, "q_lower is", id="alpha"),
+        pytest.param("alpha", 0.49, "alpha is", id="alpha"),
     ],
 )
 def test_an_abstention_forged_into_a_claim_is_refused(abstained, path, value, said):
@@ -545,10 +659,12 @@ def test_a_mutated_leaf_is_accepted_or_refused_but_never_a_crash(certificate, da
     if (mutant := survivor(json.dumps(tree))) is None:
         return
     # What survives makes the same claim: counts and statistics are all held by one another.
-    for kept in ("label", "certified", "radius", "radius_camera", "votes", "sigma", "floor"):
+    for kept in ("label", "certified", "radius", "radius_camera", "votes", "sigma"):
         assert same(getattr(mutant, kept), getattr(certificate, kept)), kept
-    if certificate.label in certificate.oracle.classes and certificate.method != "batched":
-        assert mutant.alpha == certificate.alpha  # a batched one proves its target, and says no more
+    if certificate.radius is not None:
+        assert same(mutant.floor, certificate.floor)
+    assert same(mutant.alpha, certificate.alpha)
+    assert mutant.accounting == certificate.accounting
     if certificate.label in certificate.oracle.classes and certificate.method == "fixed":
         assert mutant.n == certificate.n
 
@@ -606,6 +722,18 @@ def test_a_replay_on_a_smaller_machine_takes_the_threads_there_are(short, demo_b
 
 def test_a_replay_of_a_reserved_winner_stops_after_the_selection_too(reserved, demo_bundle):
     assert replay(reserved, demo_bundle).votes == reserved.votes
+
+
+@pytest.mark.parametrize("made", ["attempted", "declared", "floored"])
+def test_a_replay_is_counted_as_the_certificate_was(request, demo_bundle, made):
+    c = request.getfixturevalue(made)
+    again = replay(c, demo_bundle)
+    assert (again.accounting, again.alpha, again.floor, again.radius) == (
+        c.accounting,
+        c.alpha,
+        c.floor,
+        c.radius,
+    )
 
 
 def test_a_replay_reports_progress_for_every_sample(short, demo_bundle):
