@@ -232,6 +232,7 @@ WRONG = {
     "power 1": (asked("--power", "1"), 2, "the power is 1"),
     "power 0": (asked("--power", "0"), 2, "the power is 0"),
     "batch 0": (asked("--batch", "0"), 2, "the batch is 0"),
+    "batch too large": (asked("--batch", "1" + "0" * 30), 2, "it must lie between 1 and 1000000000"),
     "cap 0": (asked("--cap", "0"), 2, "the cap is 0"),
     "cap 10^12": (asked("--cap", str(10**12)), 2, "the cap is 1000000000000"),
     "a distribution without a curve": (asked("--distribution", "beta:1:1"), 2, "goes with --curve"),
