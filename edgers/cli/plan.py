@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,16 +130,22 @@ def _show_plans(target: Target, unanimous: int, plans: list[Plan], ms: float | N
     out = stdout()
     out.print(
         f"To certify R ≥ {target.target_radius:g} at sigma {target.sigma:g}, alpha {target.alpha:g}, the "
-        f"class's probability p must exceed {target.threshold:.4f}. It takes at least {unanimous} samples, "
-        "all of them for the class."
+        f"class's probability p must exceed {_below_one(target.threshold)}. It takes at least {unanimous} "
+        "samples, all of them for the class."
     )
     out.print(plan_table(plans, ms))
     out.print(
-        f"fixed: the smallest n that certifies with probability {target.power:g} or more. sequential, "
+        f"fixed: the smallest n that certifies with probability {target.power:.12g} or more. sequential, "
         f"batched: looks after each batch of {target.batch}, at most {target.cap} samples; their mean, with "
         "the runs that give up. Samples that select the class come on top."
         + ("" if ms is None else f" Time at the {ms:.3g} ms a sample that were measured.")
     )
+
+
+def _below_one(probability: float) -> str:
+    """With four decimals, or as many as show that it is not 1."""
+    decimals = max(4, 1 - math.floor(math.log10(1 - probability)))
+    return f"{probability:.{decimals}f}"
 
 
 def _record(plan: Plan, ms: float | None) -> dict[str, object]:
