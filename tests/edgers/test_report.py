@@ -9,6 +9,7 @@ from edgers import demo
 from edgers.certify import Certifier
 from edgers.report.plot import _draw_radius
 from edgers.report.text import certificate_panel
+from edgers.smoothing.oracle_error import Adversarial, Audit, Calibrated, Composite, FalsePositive, Pairwise
 
 SEED = "5" * 32
 
@@ -53,6 +54,19 @@ def test_the_panel_claims_no_bound_where_nothing_is_proven(missed, reached):
     assert "bound none: by the method batched these votes prove nothing" in words_of(missed)
     assert "at least 0.0000" not in words_of(missed)
     assert "bound probability of 'forward' under noise at least 0." in words_of(reached)
+
+
+@pytest.mark.parametrize(
+    "mode", [Adversarial(0.01), FalsePositive(0.01), Audit(400, 400), Calibrated(0, 9999)]
+)
+def test_the_panel_of_a_mode_about_truth_bounds_the_probability_of_being_true(demo_bundle, first_frame, mode):
+    said = words_of(early(demo_bundle, first_frame, mode=mode))
+    assert "bound probability that 'forward' is true under noise at least 0." in said
+
+
+@pytest.mark.parametrize("mode", [Composite(), Pairwise()])
+def test_the_panel_of_a_mode_about_the_label_does_not_speak_of_truth(demo_bundle, first_frame, mode):
+    assert "bound probability of 'forward' under" in words_of(early(demo_bundle, first_frame, mode=mode))
 
 
 def test_a_certificate_without_samples_has_no_answers_and_says_so(reached):
