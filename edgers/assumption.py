@@ -8,10 +8,8 @@ from edgers.smoothing.oracle_error import MODES, Mode, parameters
 from edgers.smoothing.oracle_error import mode as make
 from edgers_engines.records import Record
 
-_ALWAYS = (
-    "Assumes noise that is independent of the image and between samples, and a fixed labelling: bundle, "
-    "prompt, decoding and oracle as recorded here."
-)
+_ALWAYS = "Assumes noise that is independent of the image and between samples, and a fixed labelling"
+_RECORDED = ": bundle, prompt, decoding and oracle as recorded here"
 _COUNTS = ("errors", "total", "correct", "audited", "counts")
 
 
@@ -24,8 +22,13 @@ class Assumption(Record, frozen=True, kw_only=True):
     sentence: str
 
 
-def assumption(mode: Mode) -> Assumption:
-    """The record of a mode: the same for numbers of any type, a list or a tuple, numpy's or Python's."""
+def assumption(mode: Mode, *, recorded: bool = True) -> Assumption:
+    """The record of a mode: the same for numbers of any type, a list or a tuple, numpy's or Python's.
+
+    Args:
+        mode: what is claimed, and what it assumes.
+        recorded: whether the labelling is recorded beside it, as in a certificate.
+    """
     given = {name: getattr(mode, name) for name in parameters(MODES[mode.name])}
     counts = {name: _whole(given.pop(name)) for name in _COUNTS if name in given}
     rates = {name: float(rate) for name, rate in given.items()}
@@ -33,7 +36,7 @@ def assumption(mode: Mode) -> Assumption:
         mode=mode.name,
         parameters=rates,
         calibration=counts or None,
-        sentence=f"{make(mode.name, **rates, **counts).sentence} {_ALWAYS}",
+        sentence=f"{make(mode.name, **rates, **counts).sentence} {_ALWAYS}{_RECORDED if recorded else ''}.",
     )
 
 

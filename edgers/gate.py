@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from enum import Enum
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,8 @@ class Gate:
         """Whether one of the actions may be executed.
 
         May be called from several threads: the newest call wins, and an older one ends before its next batch.
-        Whatever fails is an outcome. What is no failure passes through: KeyboardInterrupt, SystemExit.
+        Who asks again before each answer has come gets no answer but HOLD. Whatever fails is an outcome. What
+        is no failure passes through: KeyboardInterrupt, SystemExit.
 
         Args:
             frame: a file's path, or RGB pixels, uint8 [height, width, 3].
@@ -107,17 +109,23 @@ class Gate:
             actions: the answers that are allowed; one should be safe in any case.
             required_radius: L2, on the model's canvas, values in [0, 1].
             deadline_ms: milliseconds from the call. A batch is begun only if by the speed measured so far it
-                ends in time, so the deadline is overrun by one batch at most.
+                ends in time, so the deadline is overrun by one batch at most, or by what preparing the frame
+                and checking the certificate take.
         """
-        watch = None
-        certificate = None
+        watch = certificate = None
         try:
             watch = _Watch(self, deadline_ms)
-            with self._turn:
-                certificate = self._certificate(frame, prompt, actions, required_radius, watch)
-                outcome, reason = _judged(certificate, actions, required_radius, watch)
+            if self._turn.acquire(timeout=watch.patience):
+                try:
+                    certificate, (outcome, reason) = self._decided(
+                        frame, prompt, actions, required_radius, watch
+                    )
+                finally:
+                    self._turn.release()
+            else:
+                outcome, reason = watch.late() or (Outcome.DEADLINE, "the decision before took all the time")
         except Exception as error:  # noqa: BLE001  whatever went wrong, nothing moves
-            outcome, reason = Outcome.ERROR, short(printable(f"{type(error).__name__}: {error}"))
+            outcome, reason = Outcome.ERROR, _said(error)
         return GateRecord(
             outcome=outcome,
             action=certificate.answer if certificate and outcome is Outcome.EXECUTE else None,
@@ -128,23 +136,33 @@ class Gate:
             elapsed_ms=watch.elapsed_ms if watch else 0.0,
         )
 
-    def _certificate(
+    def _decided(
         self,
         frame: CameraImage | str | Path | NDArray[np.uint8],
         prompt: str,
         actions: Sequence[str],
         required_radius: float,
         watch: _Watch,
-    ) -> Certificate:
+    ) -> tuple[Certificate | None, tuple[Outcome, str]]:
+        """One decision whose turn has come."""
+        if (late := watch.late()) is not None:
+            return None, late
         batch = watch.batch_size(self._seconds_per_sample)
         certifier = self._certifier.deciding(required_radius, batch)
         watch.expect(batch * self._seconds_per_sample)
         certificate = certifier.certify(frame, prompt, choices=actions, cancelled=watch.over)
-        spent = sum(certificate.timings_ms.get(stage, 0.0) for stage in ("noise", "model", "oracle"))
+        self._learn(certificate, watch)
+        return certificate, _judged(certificate, actions, required_radius, watch)
+
+    def _learn(self, certificate: Certificate, watch: _Watch) -> None:
+        """How long a sample takes, from those that were drawn."""
         if certificate.samples_spent:
+            spent = sum(certificate.timings_ms.get(stage, 0.0) for stage in ("noise", "model", "oracle"))
             newest = spent / 1000 / certificate.samples_spent
             self._seconds_per_sample += _MEMORY * (newest - self._seconds_per_sample)
-        return certificate
+        elif watch.late() is None:
+            # Only the expected time forbade a batch. Believed for ever, one stall would end everything.
+            self._seconds_per_sample *= 1 - _MEMORY
 
     def _measured(self) -> float:
         """Seconds a sample takes, from one batch of grey canvases that is answered with one token."""
@@ -172,15 +190,20 @@ class _Watch:
         self._start = self._now = time.monotonic()
         self._gate, self._ticket = gate, gate._ticket()
         self._next_batch = 0.0
-        if not 0 < _number(deadline_ms) < math.inf or isinstance(deadline_ms, bool):
+        self._deadline_ms = _number(deadline_ms)
+        if not 0 < self._deadline_ms < math.inf:
             raise InputError(f"the deadline is {deadline_ms!r} ms; it must be a number above 0")
-        self._deadline_ms = float(deadline_ms)
         self.over_because: tuple[Outcome, str] | None = None
 
     @property
     def elapsed_ms(self) -> float:
         """Until the clock was last read."""
         return 1000 * (self._now - self._start)
+
+    @property
+    def patience(self) -> float:
+        """Seconds that may be waited for the decision before."""
+        return min(self._deadline_ms / 1000, threading.TIMEOUT_MAX)
 
     def batch_size(self, seconds_per_sample: float) -> int:
         """So many samples that several batches fit into the deadline."""
@@ -209,7 +232,8 @@ class _Watch:
         if self._gate._superseded(self._ticket):
             return Outcome.HOLD, "a newer frame came"
         if self.elapsed_ms + 1000 * seconds > self._deadline_ms:
-            return Outcome.DEADLINE, f"{self.elapsed_ms:.0f} of {self._deadline_ms:g} ms are over"
+            batch = f", and a batch takes {1000 * seconds:.0f}" if seconds else ""
+            return Outcome.DEADLINE, f"{self.elapsed_ms:.0f} of {self._deadline_ms:g} ms are over{batch}"
         return None
 
 
@@ -222,9 +246,11 @@ def _judged(
         CertificateError: the certificate does not follow from its own counts.
     """
     late = watch.late()
+    if late is None:
+        verify(certificate)
+        late = watch.late()  # checking takes time too
     if late is not None:
         return late
-    verify(certificate)
     radius = certificate.radius
     if certificate.certified and certificate.label in actions and radius and radius >= required_radius:
         return Outcome.EXECUTE, certificate.stopped_because
@@ -233,9 +259,17 @@ def _judged(
     return Outcome.ABSTAIN, certificate.stopped_because
 
 
-def _number(value: float) -> float:
-    """For the record, which holds what was asked for, however wrong."""
+def _number(value: object) -> float:
+    """A number as the record holds it, however wrong; not a number where it is none."""
     try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
+        return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except Exception:  # noqa: BLE001  an object of the caller's may do anything
         return math.nan
+
+
+def _said(error: Exception) -> str:
+    """What went wrong, in one line."""
+    try:
+        return short(printable(f"{type(error).__name__}: {error}"))
+    except Exception:  # noqa: BLE001  an error that cannot even say what it is
+        return type(error).__name__

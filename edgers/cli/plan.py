@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgers.cli.distribution import distribution_of
 from edgers.cli.options import PATH, json_option
 from edgers.cli.output import print_json, stdout, write_new
 from edgers_engines.errors import EdgersError, InputError, printable
 
 if TYPE_CHECKING:
     from edgers.smoothing.planning import Plan, Target
-    from edgers.smoothing.scaling import Distribution
 
 PROBABILITIES = (0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 DISTRIBUTION = "uniform:0.7:1"
 CURVE_SAMPLES = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
-
-_MAX_LIST_BYTES = 1 << 20
 
 
 @click.command("plan")
@@ -129,16 +127,22 @@ def _show_plans(target: Target, unanimous: int, plans: list[Plan], ms: float | N
     out = stdout()
     out.print(
         f"To certify R ≥ {target.target_radius:g} at sigma {target.sigma:g}, alpha {target.alpha:g}, the "
-        f"class's probability p must exceed {target.threshold:.4f}. It takes at least {unanimous} samples, "
-        "all of them for the class."
+        f"class's probability p must exceed {_below_one(target.threshold)}. It takes at least {unanimous} "
+        "samples, all of them for the class."
     )
     out.print(plan_table(plans, ms))
     out.print(
-        f"fixed: the smallest n that certifies with probability {target.power:g} or more. sequential, "
+        f"fixed: the smallest n that certifies with probability {target.power:.12g} or more. sequential, "
         f"batched: looks after each batch of {target.batch}, at most {target.cap} samples; their mean, with "
         "the runs that give up. Samples that select the class come on top."
         + ("" if ms is None else f" Time at the {ms:.3g} ms a sample that were measured.")
     )
+
+
+def _below_one(probability: float) -> str:
+    """With four decimals, or as many as show that it is not 1."""
+    decimals = max(4, 1 - math.floor(math.log10(1 - probability)))
+    return f"{probability:.{decimals}f}"
 
 
 def _record(plan: Plan, ms: float | None) -> dict[str, object]:
@@ -166,7 +170,7 @@ def _ms_per_sample(path: Path) -> float:
 
 def _curve(path: Path, spread: str, alpha: float, *, as_json: bool) -> None:
     _check_target(path)
-    distribution = _distribution(spread)
+    distribution = distribution_of(spread)
     from edgers.report.plan import RADII, curve_points, curve_table, plot_curve
     from edgers.smoothing.scaling import certified_share
 
@@ -208,50 +212,3 @@ def _check_target(path: Path | None) -> None:
 
         check_new(path)
         check_plotting(path)
-
-
-def _distribution(text: str) -> Distribution:
-    from edgers.smoothing.scaling import Beta, Uniform
-
-    kind, *numbers = text.split(":")
-    if kind not in {"uniform", "beta"}:
-        return _listed(Path(text))
-    try:
-        first, second = map(float, numbers)
-    except ValueError:
-        raise InputError(f"the distribution is {text!r}; use uniform:LOW:HIGH or beta:A:B") from None
-    try:
-        return Uniform(first, second) if kind == "uniform" else Beta(first, second)
-    except ValueError as error:
-        raise InputError(str(error)) from None
-
-
-def _listed(path: Path) -> Distribution:
-    """The probabilities of a file: one a line, or a JSON list."""
-    from edgers.smoothing.scaling import Listed
-    from edgers_engines.files import read_regular
-
-    try:
-        text = read_regular(path, _MAX_LIST_BYTES).decode()
-    except FileNotFoundError:
-        raise InputError(
-            f"there is no file {str(path)!r}; a distribution is uniform:LOW:HIGH, beta:A:B, or a file"
-        ) from None
-    except OSError as error:
-        raise EdgersError(f"cannot read the probabilities {str(path)!r}: {error.strerror}") from None
-    except UnicodeError:
-        raise EdgersError(f"{path} is not a list of probabilities: it is not UTF-8 text") from None
-    try:
-        return Listed(tuple(_numbers(text)))
-    except (ValueError, ArithmeticError, RecursionError) as error:
-        raise EdgersError(f"{path} is not a list of probabilities: {error}") from None
-
-
-def _numbers(text: str) -> list[float]:
-    if not text.lstrip().startswith("["):
-        return [float(line) for line in text.split()]
-    items = json.loads(text)
-    for item in items:
-        if isinstance(item, bool) or not isinstance(item, int | float):
-            raise ValueError(f"the entry {item!r} is not a number")  # noqa: TRY004  of a file, not an argument
-    return [float(item) for item in items]

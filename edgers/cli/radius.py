@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgers.cli import ABSTAINED
 from edgers.cli.options import mode_of_options, mode_options
-from edgers.cli.output import print_json
+from edgers.cli.output import print_json, stdout
 from edgers_engines.errors import InputError
+
+if TYPE_CHECKING:
+    from edgers.rule import Conclusion, Rule
 
 
 @click.command("radius")
@@ -46,7 +49,6 @@ def command(
     The class, what is assumed, and with the method fixed the number of samples must have been chosen before
     these votes were seen.
     """
-    from edgers.advice import floored
     from edgers.assumption import assumption
     from edgers.rule import Rule
     from edgers.smoothing.bounds import check_counts
@@ -75,20 +77,36 @@ def command(
                 "sigma": sigma,
                 "floor": floor,
                 "method": method,
-                "assumption": assumption(mode),
+                "assumption": assumption(mode, recorded=False),
                 "q_lower": found.q_lower,
                 "p_lower": found.p_lower,
                 "certified": found.certified,
                 "radius": found.radius,
             }
         )
-    elif found.radius is None:
-        click.echo(f"abstain: the lower bound {floored(found.p_lower)} is not enough")
     else:
-        bound = f"lower bound {floored(found.p_lower)}, wrong with probability at most {alpha:g}"
-        click.echo(f"R = {floored(found.radius)}  ({bound})")
-        click.echo(assumption(mode).sentence)
+        _show(found, rule)
     return 0 if found.certified else ABSTAINED
+
+
+def _show(found: Conclusion, rule: Rule) -> None:
+    from edgers.advice import floored
+    from edgers.assumption import assumption
+    from edgers.rule import FLOOR
+
+    bound = f"lower bound {floored(found.p_lower)}"
+    if found.radius is None:
+        enough = "the upper bound of another class" if rule.mode.name == "pairwise" else f"{rule.floor:g}"
+        said = [f"abstain: the {bound} is not above {enough}"]
+    else:
+        said = [
+            f"R = {floored(found.radius)}  ({bound}, wrong with probability at most {rule.alpha:g})",
+            assumption(rule.mode, recorded=False).sentence,
+        ]
+        if rule.floor != FLOOR:
+            said.append(f"Within R the class keeps a probability above {rule.floor:g}.")
+    for line in said:
+        stdout().print(line, markup=False)
 
 
 def _others(text: str | None, rest: int, assume: str) -> dict[str, int]:

@@ -134,7 +134,7 @@ def plot_curve(
         accuracy.plot(_FINE_RADII, shares, color=color, label=label)
     accuracy.set_ylim(0, 1.02)
     accuracy.set_xlabel("radius / σ")
-    accuracy.set_ylabel("share of inputs certified at it")
+    accuracy.set_ylabel("share of inputs certified")
     for axes in (kept, accuracy):
         _finish(axes)
     return _file(figure, file_type)

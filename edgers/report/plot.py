@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FORMATS = ("png", "svg", "pdf")
-_POINTS = 200  # of the curve, and up to twice as many
+_POINTS = 200  # of the curve, or up to twice as many
 
 _GREEN, _AMBER, _GREY = "#2a7f4f", "#c98a1b", "#8a8f98"
 
@@ -86,15 +86,17 @@ def _draw_votes(axes: Axes, c: Certificate) -> None:
 
 def _draw_radius(axes: Axes, c: Certificate) -> None:
     """The radius that every possible count would give, and where this one lies."""
-    n = c.samples_counted or c.n
+    n, votes = c.samples_counted or c.n, c.votes.certification[c.label]
+    first = min(n // 2, votes)
     rule = replace(c.rule, samples=n) if c.method == "fixed" else c.rule
-    counts = [*range(n // 2, n, max(n // (2 * _POINTS), 1)), n]
+    counts = [*range(first, n, max((n - first) // _POINTS, 1)), n]
     radii = [_radius(rule, c, k, n) for k in counts]
     axes.plot(counts, radii, color=_GREY)
-    axes.plot(
-        [c.votes.certification[c.label]], [c.radius or 0.0], "o", color=_GREEN if c.certified else _AMBER
-    )
-    axes.set_xlim(n // 2, n * 1.01)
+    axes.plot([votes], [c.radius or 0.0], "o", color=_GREEN if c.certified else _AMBER)
+    if c.target_radius is not None:
+        axes.axhline(c.target_radius, color=_GREY, linewidth=1, linestyle=":", label="target radius")
+        axes.legend(frameon=False, fontsize=8)
+    axes.set_xlim(first - 0.01 * n, n * 1.01)
     axes.set_xlabel("votes for the winning class")
     axes.set_ylabel("certified L2 radius")
     verdict = f"R = {floored(c.radius)}" if c.certified and c.radius is not None else "abstained"

@@ -12,9 +12,11 @@ from rich.text import Text
 
 from edgers.advice import advice, floored, meaning
 from edgers.certificate import Certificate
+from edgers.smoothing.oracle_error import Composite, Pairwise
 from edgers_engines.errors import printable
 
 _BAR = 24
+_OF_THE_LABEL = (Composite.name, Pairwise.name)  # all other modes are about what is true
 
 
 def certificate_panel(certificate: Certificate, title: str) -> Panel:
@@ -72,11 +74,8 @@ def _evidence(c: Certificate) -> Table:
     )
     for name, value in (
         ("bound", _bound(c)),
-        (
-            "noise",
-            f"sigma {c.sigma:g}, {_samples(c)} after {sum(c.votes.selection.values())} for the selection; "
-            + ("seed given" if c.seed_source == "given" else "fresh seed"),
-        ),
+        ("noise", f"sigma {c.sigma:g}, {'seed given' if c.seed_source == 'given' else 'fresh seed'}"),
+        ("samples", _samples(c)),
         ("counts as", f"{c.accounting.kind}: {c.accounting.sentence}"),
         ("assumes", f"{c.assumption.mode}: {c.assumption.sentence}"),
         (
@@ -89,7 +88,7 @@ def _evidence(c: Certificate) -> Table:
             f"bundle {c.bundle_digest[:16]}, {c.engine.backend} {c.engine.version} on {c.engine.device}; "
             + margin,
         ),
-        ("answers", "; ".join(f"{text!r} {count}×" for text, count in c.answers.items())),
+        ("answers", "; ".join(f"{text!r} {count}×" for text, count in c.answers.items()) or "none"),
         ("time", f"{_seconds(c)} s with {c.threads} threads, batches of {c.batch_size}"),
     ):
         table.add_row(Text(name, style="dim"), Text(printable(value)))
@@ -99,13 +98,15 @@ def _evidence(c: Certificate) -> Table:
 def _abstained(c: Certificate) -> str:
     if c.radius is None or c.target_radius is None:
         return "abstained"
-    return f"abstained: R >= {c.target_radius:g} is not shown, only R = {floored(c.radius)}"
+    return f"abstained: R ≥ {c.target_radius:g} is not shown, only R = {floored(c.radius)}"
 
 
 def _samples(c: Certificate) -> str:
-    if c.method == "fixed":
-        return f"n = {c.n}"
-    return f"{c.samples_counted} of at most {c.n} samples, {c.method}: {c.stopped_because};"
+    target = "" if c.target_radius is None else f", target R ≥ {c.target_radius:g}"
+    return (
+        f"{c.samples_counted} of {c.n}, after {sum(c.votes.selection.values())} for the selection; "
+        f"{c.method}{target}: {c.stopped_because}"
+    )
 
 
 def _seconds(c: Certificate) -> str:
@@ -119,7 +120,10 @@ def _size(size: tuple[int, int]) -> str:
 def _bound(c: Certificate) -> str:
     if not sum(c.votes.certification.values()):
         return f"none: {c.stopped_because}, so the {c.n} certification samples were not drawn"
+    if c.p_lower <= 0:
+        return f"none: by the method {c.method} these votes prove nothing"
+    what = f"of {c.label!r}" if c.assumption.mode in _OF_THE_LABEL else f"that {c.label!r} is true"
     return (
-        f"probability of {c.label!r} under noise at least {floored(c.p_lower)}; "
+        f"probability {what} under noise at least {floored(c.p_lower)}; "
         f"wrong with probability at most {c.alpha:g}"
     )

@@ -11,6 +11,8 @@ from edgers.smoothing.sequential import DEFAULT_FUTILITY, hopeless_votes
 from edgers.smoothing.stopping import Boundary, Integers, check_looks, check_threshold
 from edgers.smoothing.walk import Floats, Walk
 
+MIN_ALPHA = 1e-250  # far below it the walk drops, as dust, what would have to be counted
+
 _SLACK = 1e-9  # relative; the recursion's rounding error is about 1e-16 per sample
 
 
@@ -35,7 +37,7 @@ def spending_boundary(
 
     Args:
         threshold: p0 in (0, 1), rounded up by the caller; see `MixtureTest`.
-        alpha: allowed probability of certifying although q <= threshold, in (0, 1/2).
+        alpha: allowed probability of certifying although q <= threshold, in [1e-250, 1/2).
         looks: [J] increasing numbers of samples; the last is the cap.
         futility: how readily it gives up, see `hopeless_votes`.
 
@@ -43,7 +45,8 @@ def spending_boundary(
         ValueError: threshold, alpha, looks or futility out of range.
     """
     check_threshold(threshold)
-    check_alpha(alpha)
+    if check_alpha(alpha) < MIN_ALPHA:
+        raise ValueError(f"alpha is {alpha}; for looks in batches it must be at least {MIN_ALPHA}")
     looks = check_looks(looks)
     budgets = alpha * np.sqrt(looks / looks[-1])
     certify_from = critical_votes(threshold, looks, budgets)
@@ -52,6 +55,8 @@ def spending_boundary(
 
 def critical_votes(threshold: float, looks: Integers, budgets: Floats) -> Integers:
     """The fewest votes at each look with which the probability of having certified keeps to its budget; [J].
+
+    Counts that no undecided run can have, since it would have certified before, are free: they certify too.
 
     Args:
         threshold: the q at which that probability is computed.
@@ -63,7 +68,7 @@ def critical_votes(threshold: float, looks: Integers, budgets: Floats) -> Intege
         walk.advance_to(samples)
         tails = np.cumsum(walk.masses[::-1])  # of the highest count, the two highest, ...
         affordable = int(np.count_nonzero((spent + tails) * (1 + _SLACK) <= budget))
-        votes = walk.first + len(tails) - affordable if affordable else samples + 1
+        votes = walk.first + len(tails) - affordable
         spent += walk.cut_from(votes)
         critical.append(votes)
     return np.array(critical)

@@ -136,10 +136,10 @@ def even_looks(cap: int, batch: int) -> Integers:
     """Looks after every `batch` samples and at the cap: int64, increasing.
 
     Raises:
-        ValueError: not 1 <= batch, or the cap is out of range.
+        ValueError: the batch or the cap is out of range.
     """
-    if batch < 1:
-        raise ValueError(f"the batch is {batch}; it must be at least 1")
+    if not 1 <= batch <= MAX_SAMPLES:
+        raise ValueError(f"the batch is {batch}; it must lie between 1 and {MAX_SAMPLES}")
     check_counts(0, cap)
     return np.unique(np.append(np.arange(batch, cap, batch), cap))
 

@@ -1,7 +1,9 @@
 """Alpha-spending at the batch boundaries: exact size, nothing wasted, wrong rules that fail, refusals."""
 
 import math
+from collections import Counter
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -52,6 +54,41 @@ def test_a_false_certificate_has_probability_alpha_at_most(threshold, alpha, bat
 def test_nearly_all_of_alpha_is_spent_by_the_cap(alpha, batch):
     rule = spending_boundary(QUARTER, alpha, even_looks(1000, batch))
     assert size(patient(rule), QUARTER) > 0.97 * alpha
+
+
+def exact_size_at_half(rule):
+    """In whole numbers: the paths of a fair coin that certify."""
+    samples, paths, certified = 0, {0: 1}, Fraction(0)
+    for look, certify_from in zip(rule.looks.tolist(), rule.certify_from.tolist(), strict=True):
+        step, following = look - samples, Counter()
+        for votes, count in paths.items():
+            for more in range(step + 1):
+                following[votes + more] += count * math.comb(step, more)
+        certified += Fraction(sum(n for votes, n in following.items() if votes >= certify_from), 2**look)
+        samples, paths = look, {votes: n for votes, n in following.items() if votes < certify_from}
+    return certified
+
+
+@pytest.mark.parametrize("alpha", [0.001, 1e-100, 1e-250])
+def test_the_size_is_alpha_at_most_however_small_alpha_is(alpha):
+    size_of_it = exact_size_at_half(spending_boundary(0.5, alpha, even_looks(1200, 8)))
+    assert 0.9 * Fraction(alpha) < size_of_it <= Fraction(alpha)
+
+
+@pytest.mark.parametrize("alpha", [1e-251, 1e-287, 5e-324])
+def test_an_alpha_that_the_recursion_cannot_resolve_is_refused(alpha):
+    """At 1e-287 the exact size of these looks would be 1.00005 alpha."""
+    with pytest.raises(ValueError, match="at least 1e-250"):
+        spending_boundary(0.5, alpha, even_looks(1600, 8))
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.001])
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("threshold", [0.5, QUARTER, 0.9])
+def test_who_has_certified_stays_certified_with_every_further_vote(threshold, alpha, batch):
+    rule = spending_boundary(threshold, alpha, even_looks(400, batch))
+    reached = np.maximum.accumulate(rule.looks - rule.certify_from)  # votes against that were forgiven
+    assert (rule.looks - rule.certify_from >= reached).all()
 
 
 @laws

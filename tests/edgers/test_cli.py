@@ -375,12 +375,28 @@ def test_radius_exits_with_the_verdict(edgers, votes, code):
 
 def test_radius_tells_a_person_too(edgers):
     certified = edgers("radius", "--votes", 100, "--of", 100, "--sigma", 0.5).out
-    bound, assumed = certified.splitlines()
+    bound, *assumed = certified.splitlines()
     assert bound == "R = 0.7502  (lower bound 0.9332, wrong with probability at most 0.001)"
-    assert assumed.startswith("The certified label is the oracle's")
-    assert edgers("radius", "--votes", 65, "--of", 100, "--sigma", 0.5).out.startswith(
-        "abstain: the lower bound"
-    )
+    assert assumed[0].startswith("The certified label is the oracle's")
+
+
+@pytest.mark.parametrize(
+    ("more", "enough"),
+    [
+        ((), "0.5"),
+        (("--floor", 0.6), "0.6"),
+        (("--assume", "pairwise", "--others", "40,10"), "the upper bound of another class"),
+    ],
+)
+def test_radius_says_what_would_have_been_enough(edgers, more, enough):
+    out = edgers("radius", "--votes", 50, "--of", 100, "--sigma", 0.5, *more).out
+    assert re.fullmatch(rf"abstain: the lower bound 0\.3\d+ is not above {enough}\n", out)
+
+
+def test_radius_with_a_floor_says_what_the_class_keeps(edgers):
+    args = ("radius", "--votes", 100, "--of", 100, "--sigma", 0.5)
+    assert "keeps" not in edgers(*args).out
+    assert edgers(*args, "--floor", 0.8).out.endswith("Within R the class keeps a probability above 0.8.\n")
 
 
 def test_radius_with_a_floor_is_smaller(edgers):

@@ -115,6 +115,20 @@ def test_a_person_sees_a_table_that_says_what_is_out_of_reach(edgers):
     assert max(len(line) for line in out.splitlines()) <= 80
 
 
+@pytest.mark.parametrize(
+    ("radius", "shown"),
+    [("0", "0.5000"), ("0.75", "0.9987"), ("1.2", "0.99999921")],
+)
+def test_a_threshold_near_1_is_not_shown_as_1(edgers, radius, shown):
+    out = edgers("plan", "--sigma", "0.25", "--target-radius", radius, *QUICK, "--p", "0.9")[1]
+    assert f"must exceed {shown}. It" in " ".join(out.split())
+
+
+def test_a_power_near_1_is_not_shown_as_1(edgers):
+    out = edgers("plan", *QUESTION, *QUICK, "--p", "0.99", "--power", "0.9999999")[1]
+    assert "probability 0.9999999 or more" in " ".join(out.split())
+
+
 def test_a_measured_certificate_turns_samples_into_time(edgers, answer, certified, measured):
     ms = certified.timings_ms["total"] / certified.samples_spent
     found = answer("plan", *QUESTION, *QUICK, "--p", "0.95", "--measured", measured)
@@ -232,6 +246,7 @@ WRONG = {
     "power 1": (asked("--power", "1"), 2, "the power is 1"),
     "power 0": (asked("--power", "0"), 2, "the power is 0"),
     "batch 0": (asked("--batch", "0"), 2, "the batch is 0"),
+    "batch too large": (asked("--batch", "1" + "0" * 30), 2, "it must lie between 1 and 1000000000"),
     "cap 0": (asked("--cap", "0"), 2, "the cap is 0"),
     "cap 10^12": (asked("--cap", str(10**12)), 2, "the cap is 1000000000000"),
     "a distribution without a curve": (asked("--distribution", "beta:1:1"), 2, "goes with --curve"),

@@ -69,6 +69,25 @@ def test_a_certificate_that_comes_after_the_deadline_does_not_execute(decider, f
     assert (record.outcome, record.action) == (Outcome.DEADLINE, None)
 
 
+@pytest.mark.parametrize("happens", ["deadline", "newer frame"])
+def test_what_happens_while_the_certificate_is_checked_counts(decider, first_frame, happens):
+    clock, check = Clock(), gate.verify
+
+    def slow(certificate):
+        check(certificate)
+        if happens == "deadline":
+            clock.offset = 2 * AMPLE / 1000
+        else:
+            decider._ticket()
+
+    with mock.patch.object(gate, "time", clock), mock.patch.object(gate, "verify", slow):
+        record = decide(decider, first_frame)
+    assert record.certificate.certified
+    assert record.outcome is (Outcome.DEADLINE if happens == "deadline" else Outcome.HOLD)
+    assert record.action is None
+    assert record.elapsed_ms == 1000 * clock.offset
+
+
 class Clock:
     def __init__(self):
         self.offset = 0.0
@@ -120,6 +139,7 @@ def test_a_certificate_that_does_not_verify_does_not_execute(decider, first_fram
         ({"deadline_ms": math.inf}, "deadline"),
         ({"deadline_ms": True}, "deadline"),
         ({"deadline_ms": "soon"}, "deadline"),
+        ({"deadline_ms": "200"}, "deadline"),
     ],
 )
 def test_what_is_wrong_is_an_error_and_never_an_exception(decider, first_frame, wrong, said):
@@ -127,6 +147,33 @@ def test_what_is_wrong_is_an_error_and_never_an_exception(decider, first_frame, 
     record = decide(decider, given.pop("frame"), **given)
     assert (record.outcome, record.action, record.certificate) == (Outcome.ERROR, None, None)
     assert said in record.reason
+
+
+class Hostile:
+    def __float__(self):
+        raise RuntimeError("no number")
+
+    @property
+    def __class__(self):
+        raise RuntimeError("no class")
+
+
+class SilentError(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize("wrong", ["frame", "prompt", "actions", "radius", "deadline_ms"])
+def test_an_object_that_fails_at_every_touch_is_an_error_and_never_an_exception(decider, first_frame, wrong):
+    given = {"frame": first_frame, wrong: Hostile()}
+    record = decide(decider, given.pop("frame"), **given)
+    assert (record.outcome, record.action, record.certificate) == (Outcome.ERROR, None, None)
+
+
+def test_an_error_that_cannot_say_what_it_is_is_named_by_its_type(decider, first_frame):
+    with mock.patch.object(Certifier, "certify", side_effect=SilentError):
+        record = decide(decider, first_frame)
+    assert (record.outcome, record.reason) == (Outcome.ERROR, "SilentError")
 
 
 def test_an_interrupt_is_no_failure_and_passes_through(decider, first_frame):
@@ -172,9 +219,64 @@ def test_the_newest_frame_wins_and_the_older_one_holds(decider, first_frame, har
     assert older[0].certificate.samples_counted == 0
 
 
-def test_batches_are_as_large_as_the_deadline_and_the_measured_speed_allow(decider, first_frame):
+def test_a_decision_does_not_wait_for_the_one_before_it_beyond_its_deadline(decider, first_frame):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(decide(decider, first_frame, deadline_ms=1.0)))
+    with decider._turn:
+        thread.start()
+        thread.join(GUARD)
+    assert (found[0].outcome, found[0].certificate) == (Outcome.DEADLINE, None)
+
+
+def test_a_deadline_longer_than_a_lock_can_wait_is_kept(decider, first_frame):
+    assert decide(decider, first_frame, deadline_ms=1e300).outcome is Outcome.EXECUTE
+
+
+def test_a_decision_that_is_superseded_while_it_waits_touches_nothing(decider, first_frame):
+    asked, found, ticket = threading.Event(), [], decider._ticket
+
+    def noted():
+        number = ticket()
+        asked.set()
+        return number
+
+    with mock.patch.object(decider, "_ticket", noted), decider._turn:
+        thread = threading.Thread(target=lambda: found.append(decide(decider, first_frame)))
+        thread.start()
+        assert asked.wait(GUARD)
+        ticket()
+    thread.join(GUARD)
+    assert (found[0].outcome, found[0].certificate) == (Outcome.HOLD, None)
+
+
+def slowed(decider, seconds_per_sample):
     slow = Gate.__new__(Gate)
-    slow.__dict__.update(decider.__dict__, _seconds_per_sample=1.0)
+    slow.__dict__.update(decider.__dict__, _seconds_per_sample=seconds_per_sample)
+    return slow
+
+
+def test_one_stall_is_not_believed_for_ever(decider, first_frame):
+    slow = slowed(decider, 1e3)
+    records = [decide(slow, first_frame) for _ in range(8)]
+    assert records[0].outcome is Outcome.DEADLINE
+    assert "a batch takes 1000000" in records[0].reason
+    assert Outcome.EXECUTE in {record.outcome for record in records}
+
+
+def test_a_frame_that_was_superseded_teaches_nothing_about_the_speed(decider, first_frame):
+    slow, deciding = slowed(decider, 1e3), Certifier.deciding
+
+    def superseded(self, *args):
+        slow._ticket()
+        return deciding(self, *args)
+
+    with mock.patch.object(Certifier, "deciding", superseded):
+        assert decide(slow, first_frame).outcome is Outcome.HOLD
+    assert slow._seconds_per_sample == 1e3
+
+
+def test_batches_are_as_large_as_the_deadline_and_the_measured_speed_allow(decider, first_frame):
+    slow = slowed(decider, 1.0)
     record = decide(slow, first_frame, deadline_ms=AMPLE)
     assert record.certificate.look_every == 7  # eight batches of seven seconds in a minute
     assert slow._seconds_per_sample < 1.0, "the speed is measured again"
