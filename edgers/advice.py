@@ -12,6 +12,7 @@ from edgers.oracle.base import FAILED, OTHER, RESERVED, UNDECIDED
 from edgers.rule import FLOOR
 
 SMALL_RADIUS = 0.1
+_NOTHING = 1e-300  # below it the digits of a number do not fit a float
 _ROUND_SAMPLES = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 
 _RESERVED_ADVICE = {
@@ -29,6 +30,8 @@ _RESERVED_ADVICE = {
 
 def floored(value: float) -> str:
     """A number with four decimals, or four digits if it is small, rounded down: never more than is true."""
+    if 0 < value < _NOTHING:
+        value = 0.0
     decimals = 4 if value >= 1e-3 or value <= 0 else 3 - math.floor(math.log10(value))
     scale = 10**decimals
     return f"{math.floor(value * scale) / scale:.{decimals}f}"

@@ -235,6 +235,11 @@ def test_what_helps_most_comes_first(drawn):
 # --- the panel and the table --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("value", [1e-301, 1e-310, 5e-324])
+def test_a_number_too_small_to_scale_is_shown_as_nothing(value):
+    assert floored(value) == "0.0000"
+
+
 def shown(renderable):
     console = Console(width=100)
     with console.capture() as capture:
