@@ -10,6 +10,7 @@ from edgers.certificate import Certificate
 from edgers.ending import CANCELLED, DEADLINE, OUT_OF_REACH
 from edgers.oracle.base import FAILED, OTHER, RESERVED, UNDECIDED
 from edgers.rule import FLOOR
+from edgers.smoothing.oracle_error import Composite, Pairwise
 
 SMALL_RADIUS = 0.1
 _NOTHING = 1e-300  # below it the digits of a number do not fit a float
@@ -37,6 +38,11 @@ def floored(value: float) -> str:
     return f"{math.floor(value * scale) / scale:.{decimals}f}"
 
 
+def of_the_label(certificate: Certificate) -> bool:
+    """Whether the claim is about the oracle's label; in all other modes it is about what is true."""
+    return certificate.assumption.mode in {Composite.name, Pairwise.name}
+
+
 def meaning(certificate: Certificate) -> str:
     """One or two sentences: what is certified, how large that is, or that nothing is."""
     c = certificate
@@ -45,8 +51,12 @@ def meaning(certificate: Certificate) -> str:
         kept = f" to keep a probability of {c.floor}" if higher else ""
         return f"No class is certified{kept} for this image at this noise: act as if there were no answer."
     does = f"keeps a probability of at least {c.floor}" if higher else "wins the vote"
+    claim = f"The class {c.label!r} {does} under noise"
+    if not of_the_label(c):
+        share = f"a share of at least {c.floor} of the noise" if higher else "most of the noise"
+        claim = f"If the oracle errs as assumed, {c.label!r} is true under {share}"
     return (
-        f"The class {c.label!r} {does} under noise for every image within L2 distance "
+        f"{claim} for every image within L2 distance "
         f"{floored(c.radius_camera)} in camera pixels ({floored(c.radius)} on the model's canvas; values "
         f"scaled to [0, 1]). If every canvas value changed at once, that is "
         f"{floored(c.largest_uniform_change or 0.0)}/255 each."

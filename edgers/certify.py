@@ -377,6 +377,10 @@ class Certifier:
 
     def _count(self, stop: Stop, poll: Poll, judge: Oracle) -> VoteRecord:
         """Select, then certify what was selected."""
+        try:
+            self.rule.mode.check_classes(len(judge.record.classes))
+        except ValueError as error:
+            raise InputError(str(error)) from None
         samples = self.rule.samples
         selection = poll.count(
             Stream.SELECTION, self.selection, (Stream.CERTIFICATION, samples), stop=stop.asked

@@ -130,11 +130,15 @@ class Rule:
             votes: of all classes; their sum is the samples drawn.
 
         Raises:
-            ContradictionError: the votes contradict what the mode assumes.
+            ContradictionError: the votes, or their classes, contradict what the mode assumes.
         """
         samples = sum(votes.values())
         if samples == 0 or label in RESERVED:
             return Conclusion(0.0, 0.0, certified=False, radius=None)
+        try:
+            self.mode.check_classes(len(set(votes) - set(RESERVED)))
+        except ValueError as error:
+            raise ContradictionError(str(error)) from None
         if isinstance(self.mode, Pairwise):
             return self._conclude_pairwise(label, votes)
         q_lower = self._q_lower(votes[label], samples)
@@ -174,6 +178,8 @@ class Rule:
 
     def _p_lower(self, q_lower: Probability) -> Probability:
         try:
+            if self.mode.under_noise:
+                return self.mode.p_lower(q_lower, self.alpha).minus(self.total_variation)
             return self.mode.p_lower(q_lower.minus(self.total_variation), self.alpha)
         except ValueError as error:
             raise ContradictionError(str(error)) from None
@@ -183,7 +189,7 @@ class Rule:
             return Conclusion(0.0, 0.0, certified=False, radius=None)
         lower, upper = pairwise_bounds([*votes.values()], [*votes].index(label), self.alpha)
         p_lower = lower.minus(self.total_variation)
-        p_upper = upper.opposite.minus(self.total_variation).opposite
+        p_upper = self._raised(upper)
         radius = pairwise_radius(p_lower, p_upper, self.sigma)
         return Conclusion(lower.value, p_lower.value, radius is not None, radius)
 
@@ -197,12 +203,18 @@ class Rule:
         target = self.target_radius or 0.0
         z = target * (1 + _ROUNDED_UP) / self.sigma + float(ndtri(self.floor)) + _ROUNDED_UP_BY
         p0 = Probability(float(ndtr(z)), float(ndtr(-z)))
+        if self.mode.under_noise:
+            p0 = self._raised(p0)
         needed = self.mode.q_needed(p0, self.alpha) if p0.complement > 0 else None
-        if needed is not None:
-            needed = needed.opposite.minus(self.total_variation).opposite
+        if needed is not None and not self.mode.under_noise:
+            needed = self._raised(needed)
         if needed is None or needed.value >= 1:
             raise ValueError(f"no vote certifies a radius of {target:g} at sigma {self.sigma:g}; raise sigma")
         return needed
+
+    def _raised(self, p: Probability) -> Probability:
+        """What is at least p under ideal noise, whatever the sampler's distance makes of it."""
+        return p.opposite.minus(self.total_variation).opposite
 
     @cached_property
     def _boundary(self) -> Boundary:

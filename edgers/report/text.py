@@ -10,13 +10,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from edgers.advice import advice, floored, meaning
+from edgers.advice import advice, floored, meaning, of_the_label
 from edgers.certificate import Certificate
-from edgers.smoothing.oracle_error import Composite, Pairwise
 from edgers_engines.errors import printable
 
 _BAR = 24
-_OF_THE_LABEL = (Composite.name, Pairwise.name)  # all other modes are about what is true
 
 
 def certificate_panel(certificate: Certificate, title: str) -> Panel:
@@ -122,7 +120,7 @@ def _bound(c: Certificate) -> str:
         return f"none: {c.stopped_because}, so the {c.n} certification samples were not drawn"
     if c.p_lower <= 0:
         return f"none: by the method {c.method} these votes prove nothing"
-    what = f"of {c.label!r}" if c.assumption.mode in _OF_THE_LABEL else f"that {c.label!r} is true"
+    what = f"of {c.label!r}" if of_the_label(c) else f"that {c.label!r} is true"
     return (
         f"probability {what} under noise at least {floored(c.p_lower)}; "
         f"wrong with probability at most {c.alpha:g}"

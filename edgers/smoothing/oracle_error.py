@@ -33,12 +33,22 @@ class Mode(ABC):
 
     name: ClassVar[str]
     majority_only: ClassVar[bool] = False  # the algebra bounds p only for q >= 1/2
+    # Whether what the mode estimates was seen under the noise that was drawn, like the vote: then only their
+    # result is about that noise, and is lowered by the sampler's distance from ideal noise, not the vote.
+    under_noise: ClassVar[bool] = False
     template: ClassVar[str]  # of the sentence, with the attributes in braces
 
     @property
     def sentence(self) -> str:
         """The assumption in words."""
         return self.template.format_map({name: getattr(self, name) for name in parameters(type(self))})
+
+    def check_classes(self, classes: int) -> None:  # noqa: B027  most modes speak of any number
+        """Check how many classes there are, the certified one among them.
+
+        Raises:
+            ValueError: the mode's assumption does not speak of so many.
+        """
 
     @abstractmethod
     def rates(self, alpha: float, /) -> tuple[Fraction, Fraction]:
@@ -238,6 +248,10 @@ class Symmetric(Mode):
         """Raise ValueError where epsilon is out of range."""
         _check_rate("error rate", self.error_rate, 0.5)
 
+    def check_classes(self, classes: int) -> None:
+        """Two: with more, what is missed for one is taken for any of the others."""
+        _check_two(self.name, classes)
+
     def rates(self, _alpha: float, /) -> tuple[Fraction, Fraction]:
         """Epsilon both ways."""
         return Fraction(self.error_rate), Fraction(self.error_rate)
@@ -259,6 +273,10 @@ class Unknown(Mode):
         "one half, independently of the sample. With unequal rates the claim can be false."
     )
     majority_only: ClassVar[bool] = True
+
+    def check_classes(self, classes: int) -> None:
+        """Two: with more, what is missed for one is taken for any of the others."""
+        _check_two(self.name, classes)
 
     def rates(self, _alpha: float, /) -> tuple[Fraction, Fraction]:
         """None: the correction that is missing would raise the bound."""
@@ -284,6 +302,7 @@ class Audit(Mode):
         "A teacher, taken to be right, labelled {audited} of this input's votes for the class, chosen "
         "without looking at them, and agreed with {correct}. Part of alpha pays for this sample."
     )
+    under_noise: ClassVar[bool] = True
     correct: int
     audited: int
     vote_share: float = 0.5
@@ -367,6 +386,14 @@ class CalibratedFalsePositive(Mode):
             check_counts(errors, total)
         _check_share(self.vote_share)
 
+    def check_classes(self, classes: int) -> None:
+        """Each class besides the certified one needs counts of its own."""
+        if len(self.counts) < classes - 1:
+            raise ValueError(
+                f"mode {self.name} was given calibration counts of {len(self.counts)} classes; besides the "
+                f"certified one there are {classes - 1}, and each needs its own"
+            )
+
     def rates(self, alpha: float, /) -> tuple[Fraction, Fraction]:
         """The worst class's upper bound of f."""
         each = self.label_alpha(alpha) / len(self.counts)
@@ -411,6 +438,13 @@ def mode(name: str, /, **given: object) -> Mode:
         )
     made: Mode = MODES[name](**given)
     return made
+
+
+def _check_two(name: str, classes: int) -> None:
+    if classes != 2:
+        raise ValueError(
+            f"mode {name} assumes two classes, and there are {classes}: assume adversarial or false-positive"
+        )
 
 
 def _check_rate(name: str, rate: float, limit: float) -> None:

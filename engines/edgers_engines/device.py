@@ -125,7 +125,7 @@ class Device(ABC):
 
         Args:
             logits: float32 [rows, vocabulary]; may be overwritten.
-            allowed: for each row the tokens that compete, at least one; all unless given.
+            allowed: for each row the tokens that compete, at least one and none twice; all unless given.
         """
 
     @abstractmethod

@@ -28,6 +28,10 @@ except ImportError as error:
         "on Python 3.11 or later"
     ) from None
 
+ort.set_default_logger_severity(
+    4
+)  # errors come as exceptions; on stderr they would stand among our own lines
+
 # How ONNX Runtime and CUDA say so; there is no exception of its own for it.
 _OUT_OF_MEMORY = re.compile(r"bad_alloc|[Ff]ailed to allocate memory|out of memory|ALLOC_FAILED")
 
@@ -63,7 +67,7 @@ class OnnxRuntimeBackend(Backend):
             raise BackendError(
                 f"{device} needs {self._provider}, which is not in this ONNX Runtime {ort.__version__} "
                 f"(it has {', '.join(available_providers())}): "
-                "install edgers[gpu] in place of edgers[cpu], or use --device cpu"
+                "uninstall onnxruntime, install edgers[gpu], look at `edgers doctor`; or use --device cpu"
             )
         self.device, self._options = _open(ordinal)
 
@@ -96,7 +100,7 @@ class OnnxRuntimeBackend(Backend):
         # demo model took about twice as long; at 37 million parameters the difference was not clear
         # (bench/ablation.py).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 4  # errors come as exceptions; a second copy on stderr is one too many
+        options.log_severity_level = 4  # as above
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         return options

@@ -47,6 +47,9 @@ MODES = {
 }
 
 
+TWO = ("--choices", "forward,stop")
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_radius_takes_every_mode_and_says_what_it_assumes(edgers, mode):
     options = ("radius", *VOTES, "--assume", mode, *MODES[mode])
@@ -142,7 +145,12 @@ def test_a_deadline_is_sequential_and_its_certificate_verifies(edgers):
 
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "pairwise"])
 def test_certify_takes_every_mode(edgers, mode):
-    ended = certify(edgers, "--assume", mode, *MODES[mode], "--samples", 60, "--json")
+    options = [mode, *MODES[mode]]
+    if mode in {"symmetric", "unknown"}:
+        options += TWO
+    if mode == "calibrated-false-positive":
+        options[-1] += ", 0/500"  # four choices: three classes besides the certified one
+    ended = certify(edgers, "--assume", *options, "--samples", 60, "--json")
     assert (ended.code, read(ended).assumption.mode) == (0, mode)
 
 
@@ -184,7 +192,7 @@ def test_certify_refuses_what_no_rule_can_be(edgers, name):
 
 
 def test_votes_that_contradict_the_mode_fail_their_image_and_not_the_others(edgers):
-    options = ("--assume", "symmetric", "--error-rate", 0.2, "--samples", 60)
+    options = ("--assume", "symmetric", "--error-rate", 0.2, *TWO, "--samples", 60)
     refused(certify(edgers, *options), 1, "its assumption does not hold here")
     both = (*demo.frames()[:1], *QUESTION, "--sigma", demo.SIGMA, *options, "--json")
     ended = edgers("certify", demo.frames()[-1], *both)

@@ -330,19 +330,28 @@ MODES = [
     Unknown(),
     Audit(200, 200),
     Calibrated(1, 2000),
-    CalibratedFalsePositive([[1, 2000], [0, 1500]]),
+    CalibratedFalsePositive([[1, 2000], [0, 1500], [2, 3000]]),
 ]
+TWO = ("forward", "stop")  # where the mode is about two classes
+
+
+def of(mode):
+    """The choices that a mode can speak of."""
+    return TWO if isinstance(mode, (Symmetric, Unknown)) else demo.ACTIONS
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 def test_every_mode_makes_a_certificate_that_is_sound(demo_bundle, first_frame, seed, mode):
-    c = sound(ask(certifier(demo_bundle, samples=60, mode=mode), first_frame, seed), demo_bundle)
+    choices = of(mode)
+    asked = certifier(demo_bundle, samples=60, mode=mode)
+    c = sound(ask(asked, first_frame, seed, choices=choices), demo_bundle)
     assert c.assumption.mode == mode.name
     told(c)
     assert c.certified
+    assert ("is true under most of the noise" in meaning(c)) == (mode.name not in {"composite", "pairwise"})
     assert set(asdict(c)) >= {"assumption", "floor", "target_radius"}
     if mode.name not in ("pairwise", "composite"):
-        d = sound(ask(deciding(demo_bundle, mode=mode), first_frame, seed), demo_bundle)
+        d = sound(ask(deciding(demo_bundle, mode=mode), first_frame, seed, choices=choices), demo_bundle)
         assert (d.certified, d.stopped_because) == (True, CERTIFIED)
 
 
@@ -350,8 +359,27 @@ def test_every_mode_makes_a_certificate_that_is_sound(demo_bundle, first_frame, 
 @pytest.mark.parametrize("method", ["fixed", "sequential"])
 def test_votes_that_contradict_the_mode_are_one_clear_error(demo_bundle, first_frame, seed, mode, method):
     more = {} if method == "fixed" else {"target_radius": 0.3, "batch_size": 64}
+    asked = certifier(demo_bundle, method=method, mode=mode, **more)
     with pytest.raises(ContradictionError, match="its assumption does not hold here"):
-        ask(certifier(demo_bundle, method=method, mode=mode, **more), first_frame, seed)
+        ask(asked, first_frame, seed, choices=of(mode))
+
+
+@pytest.mark.parametrize(
+    ("mode", "choices"),
+    [
+        (Symmetric(0.001), demo.ACTIONS),
+        (Unknown(), demo.ACTIONS[:3]),
+        (CalibratedFalsePositive([[1, 2000], [0, 1500]]), demo.ACTIONS),
+    ],
+    ids=["symmetric", "unknown", "calibrated"],
+)
+def test_classes_that_the_assumption_does_not_speak_of_are_refused_before_the_first_sample(
+    demo_bundle, first_frame, seed, mode, choices
+):
+    drawn = []
+    with pytest.raises(InputError, match=rf"{mode.name} .*there are \d"):
+        ask(certifier(demo_bundle, mode=mode), first_frame, seed, choices=choices, progress=drawn.append)
+    assert sum(drawn) == 0
 
 
 # --- a floor ------------------------------------------------------------------------------------------------

@@ -182,10 +182,31 @@ def test_the_threshold_is_high_enough_for_the_target_and_not_much_higher(radius,
     except ValueError:
         return
     q = made._threshold
-    p = mode.p_lower(q.minus(tv), ALPHA)
+    p = made._p_lower(q)
     reached = certified_radius(p, sigma, floor)
     assert reached >= radius
     assert reached <= radius * (1 + 1e-8) + 1e-9 * sigma
+
+
+def test_what_is_measured_under_the_noise_that_was_drawn_pays_for_the_sampler_behind_it():
+    """An audit's precision is about the drawn noise: the product is lowered, by all of the distance."""
+    audit, tv = Audit(90, 100), 1e-3
+    rule = Rule(1000, ALPHA, 0.5, mode=audit, total_variation=tv)
+    found = rule.conclude("a", {"a": 990, "b": 10})
+    q = clopper_pearson_lower(990, 1000, audit.vote_alpha(ALPHA))
+    assert found.p_lower == pytest.approx(audit.p_lower(q, ALPHA).value - tv, rel=1e-12)
+    assert found.p_lower < audit.p_lower(q.minus(tv), ALPHA).value
+
+
+@pytest.mark.parametrize(
+    "mode", [Symmetric(0.01), Unknown(), CalibratedFalsePositive([[1, 2000]])], ids=named
+)
+def test_classes_that_the_assumption_does_not_speak_of_prove_nothing(mode):
+    rule = Rule(100, ALPHA, 0.5, mode=mode)
+    others = dict.fromkeys(RESERVED, 0)
+    assert rule.conclude("a", {"a": 90, "b": 10, **others}).certified
+    with pytest.raises(ContradictionError, match=r"there are \d"):
+        rule.conclude("a", {"a": 90, "b": 10, "c": 0, **others})
 
 
 def error(boundary, q):

@@ -62,7 +62,8 @@ def decided(bundle, frame, seed, method, mode=None, **more):
         mode=mode,
         **more,
     )
-    return asked.certify(frame, demo.PROMPT, choices=demo.ACTIONS, seed=seed)
+    choices = ("forward", "stop") if isinstance(mode, Symmetric) else demo.ACTIONS
+    return asked.certify(frame, demo.PROMPT, choices=choices, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -421,8 +422,9 @@ NUMBERS = {
         ("assumption.parameters.vote_share", 5e-324, "alpha is"),
         ("assumption.mode", "audit", "mode audit takes"),
     ],
-    CalibratedFalsePositive(((1, 2000), (0, 1500))): [
-        ("assumption.calibration.counts", [[0, 2000], [0, 1500]], "assumption is"),
+    CalibratedFalsePositive(((1, 2000), (0, 1500), (2, 3000))): [
+        ("assumption.calibration.counts", [[0, 2000], [0, 1500], [2, 3000]], "assumption is"),
+        ("assumption.calibration.counts", [[1, 2000], [0, 1500]], "assumption is"),
         ("assumption.calibration.counts", [], "no calibration counts"),
         ("assumption.calibration.counts", 5, "does not take such"),
     ],
@@ -454,7 +456,12 @@ def test_a_forged_number_with_the_sentence_to_go_with_it_is_named_by_the_bound(
 
 def test_votes_that_contradict_the_mode_are_refused(certified):
     with pytest.raises(CertificateError, match=r"inconsistent: .*its assumption does not hold here"):
-        verify(replace(certified, assumption=assumption(Symmetric(0.3))))
+        verify(replace(certified, assumption=assumption(Asymmetric(0.0, 0.3))))
+
+
+def test_classes_that_the_mode_does_not_speak_of_are_refused(certified):
+    with pytest.raises(CertificateError, match=r"inconsistent: .*assumes two classes, and there are 4"):
+        verify(replace(certified, assumption=assumption(Symmetric(0.001))))
 
 
 @pytest.mark.parametrize("label", demo.ACTIONS[1:])
