@@ -395,6 +395,7 @@ class Talkative(onnxruntime.SessionOptions):
     log_severity_level = property(lambda self: 2, lambda self, level: None)
 
 onnxruntime.SessionOptions = Talkative
+onnxruntime.set_default_logger_severity = lambda level: None
 
 from edgers import demo
 from edgers_engines.device import Host
