@@ -90,6 +90,11 @@ def _abstention(c: Certificate) -> str:
         )
     if c.label in RESERVED:
         return _RESERVED_ADVICE[c.label]
+    if c.part is not None:
+        return (
+            f"This is part {c.part.number} of {c.part.of}, which proves nothing alone: `edgers merge` makes "
+            "the certificate of all parts."
+        )
     share = c.votes.certification[c.label] / c.samples_counted
     if c.stopped_because == OUT_OF_REACH:
         return (

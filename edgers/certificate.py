@@ -12,7 +12,9 @@ from edgers.accounting import Accounting
 from edgers.assumption import Assumption, mode_of
 from edgers.ending import Ending
 from edgers.oracle.base import OracleRecord
+from edgers.part import Part
 from edgers.rule import Method, Rule
+from edgers.smoothing.radius import linf_radius
 from edgers_engines.engine import EngineRecord
 from edgers_engines.errors import EdgersError
 from edgers_engines.files import read_regular
@@ -82,6 +84,7 @@ class Certificate(Record, frozen=True, kw_only=True):
     `label` is the class that the selection chose, certified or not; `answer` is the certified class. Where a
     target radius was asked for, `certified` says that it is reached; `radius` is then what is proven, also
     where that is less. Within it the class keeps a probability of at least `floor` under noise.
+    A `part` counts some of the n samples and proves nothing; `edgers.part.merge` makes one of all.
     `alpha` is the level it was made at; `accounting` says of how many certificates it is one.
     `radius` is in the canvas' unit (values in [0, 1]), `radius_camera` in camera pixels scaled to [0, 1].
     `answers` counts the most frequent generated texts, for a person; nothing is concluded from it.
@@ -96,6 +99,7 @@ class Certificate(Record, frozen=True, kw_only=True):
     p_lower: float
     votes: VoteRecord
     n: Count
+    part: Part | None
     n_selection: Count
     alpha: Annotated[float, Meta(gt=0, lt=0.5)]
     accounting: Accounting
@@ -164,7 +168,7 @@ class Certificate(Record, frozen=True, kw_only=True):
     @property
     def largest_uniform_change(self) -> float | None:
         """The radius as the largest change of every value at once, in steps of 1/255; None without one."""
-        return None if self.radius is None else self.radius / math.sqrt(self.values) * 255
+        return 255 * linf_radius(self.radius, self.values) if self.radius else None
 
     def to_json(self) -> bytes:
         """UTF-8 JSON, indented."""

@@ -29,10 +29,11 @@ from edgers.certificate import (
     VoteRecord,
     camera_radius,
 )
-from edgers.ending import ALL_SAMPLES, Stop, ending
+from edgers.ending import ALL_SAMPLES, ONE_PART, Stop, ending
 from edgers.oracle.base import Oracle, winner
 from edgers.oracle.choices import Choices
 from edgers.oracle.rules import Rules
+from edgers.part import Part
 from edgers.poll import Poll, Progress
 from edgers.prediction import Prediction, most_likely
 from edgers.rule import FLOOR, Method, Rule
@@ -190,6 +191,7 @@ class Certifier:
         oracle: str | None = None,
         seed: str | None = None,
         guard: bool | None = None,
+        part: Part | None = None,
         deadline_ms: float | None = None,
         cancelled: Callable[[], bool] = lambda: False,
         progress: Progress = lambda _samples: None,
@@ -204,6 +206,8 @@ class Certifier:
             seed: 32 hexadecimal digits; fresh bits of the operating system unless given. Whoever knows the
                 seed beforehand can aim at the noise.
             guard: count a sample as undecided when a token's lead is within rounding; on with choices.
+            part: count only these of the n samples, for `edgers.part.merge`: with the method fixed, and a
+                seed that all parts share. Such a certificate proves nothing by itself.
             deadline_ms: milliseconds from now after which no batch is begun; only where the method allows to
                 stop at any time, which is sequential and batched.
             cancelled: asked between batches, like the deadline; what is proven by then is the certificate.
@@ -219,6 +223,7 @@ class Certifier:
             ContradictionError: the votes contradict what the mode assumes.
         """
         stop = self._stop(deadline_ms, cancelled)
+        drawn = self._drawn(part, seed)
         asked = self._ask(
             image,
             prompt,
@@ -227,9 +232,9 @@ class Certifier:
             seed=seed,
             guard=guard,
             progress=progress,
-            count=partial(self._count, stop),
+            count=partial(self._count, stop, drawn),
         )
-        return self._certificate(asked, stop)
+        return self._certificate(asked, stop, part)
 
     def predict(
         self,
@@ -375,21 +380,33 @@ class Certifier:
             progress(-done)
             return None
 
-    def _count(self, stop: Stop, poll: Poll, judge: Oracle) -> VoteRecord:
+    def _drawn(self, part: Part | None, seed: str | None) -> range:
+        """The indices of the samples that are counted."""
+        if part is None:
+            return range(self.rule.samples)
+        if self.rule.method != "fixed":
+            raise InputError("only a fixed number of samples has parts: who stops early needs all in order")
+        if seed is None:
+            raise InputError("parts of one certificate share a seed: give all the same 32 hexadecimal digits")
+        try:
+            return part.samples(self.rule.samples)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+
+    def _count(self, stop: Stop, drawn: range, poll: Poll, judge: Oracle) -> VoteRecord:
         """Select, then certify what was selected."""
         try:
             self.rule.mode.check_classes(len(judge.record.classes))
         except ValueError as error:
             raise InputError(str(error)) from None
-        samples = self.rule.samples
-        selection = poll.count(
-            Stream.SELECTION, self.selection, (Stream.CERTIFICATION, samples), stop=stop.asked
-        )
+        following = Stream.CERTIFICATION, len(drawn), drawn.start
+        selection = poll.count(Stream.SELECTION, self.selection, following, stop=stop.asked)
         label = winner(selection, judge.record.classes)
         votes = poll.count(
             Stream.CERTIFICATION,
-            samples,
+            len(drawn),
             stop=lambda votes: ending(self.rule, label, votes) is not None or stop.asked(),
+            first=drawn.start,
         )
         return VoteRecord(selection=selection, certification=votes)
 
@@ -402,8 +419,9 @@ class Certifier:
             raise InputError(f"the deadline is {deadline_ms} ms; it must be a number above 0")
         return Stop(deadline_ms, cancelled)
 
-    def _certificate(self, asked: Asked[VoteRecord], stop: Stop) -> Certificate:
+    def _certificate(self, asked: Asked[VoteRecord], stop: Stop, part: Part | None) -> Certificate:
         """Draw the conclusion and write everything down, in the record's own order."""
+        last = ALL_SAMPLES if part is None else ONE_PART
         manifest, rule, votes = self.bundle.manifest, self.rule, asked.votes
         camera, judge, question, poll = asked.camera, asked.judge, asked.question, asked.poll
         steps = manifest.preparation
@@ -419,6 +437,7 @@ class Certifier:
             p_lower=conclusion.p_lower,
             votes=votes,
             n=rule.samples,
+            part=part,
             n_selection=self.selection,
             alpha=rule.alpha,
             accounting=self.accounting,
@@ -441,7 +460,7 @@ class Certifier:
             seed_source=asked.seed_source,
             sampler=SamplerRecord(name=question.device.sampler, total_variation=rule.total_variation),
             samples_spent=sum(votes.selection.values()) + sum(votes.certification.values()),
-            stopped_because=stop.reason or ending(rule, label, votes.certification) or ALL_SAMPLES,
+            stopped_because=stop.reason or ending(rule, label, votes.certification) or last,
             batch_size=question.rows,
             threads=self.model.backend.threads,
             margin=MarginRecord(

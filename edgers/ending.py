@@ -17,6 +17,7 @@ Ending = Literal[
     "the target radius is out of reach",
     "the deadline passed",
     "it was cancelled",
+    "it is one part of several",
 ]
 ALL_SAMPLES: Ending = "all samples were drawn"
 RESERVED_SELECTED: Ending = "the selection chose a class that is never certified"
@@ -24,6 +25,7 @@ CERTIFIED: Ending = "the target radius is certified"
 OUT_OF_REACH: Ending = "the target radius is out of reach"
 DEADLINE: Ending = "the deadline passed"
 CANCELLED: Ending = "it was cancelled"
+ONE_PART: Ending = "it is one part of several"
 FROM_OUTSIDE = (DEADLINE, CANCELLED)
 
 _DECIDED = {Decision.CERTIFIED: CERTIFIED, Decision.HOPELESS: OUT_OF_REACH}

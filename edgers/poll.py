@@ -18,7 +18,7 @@ from edgers_engines.errors import BackendError
 from edgers_engines.noise import Stream
 from edgers_engines.vlm import Question
 
-_TEXTS = 5
+TEXTS = 5  # how many of the most frequent are kept
 
 Progress = Callable[[int], None]
 Votes = dict[str, int]
@@ -65,27 +65,30 @@ class Poll:
         self,
         stream: Stream,
         samples: int,
-        then: tuple[Stream, int] | None = None,
+        then: tuple[Stream, int] | tuple[Stream, int, int] | None = None,
         stop: Callable[[Votes], bool] = lambda _votes: False,
+        *,
+        first: int = 0,
     ) -> Votes:
-        """Votes of the samples 0, 1, 2, ... of one stream, for every class and the reserved ones.
+        """Votes of the samples first, first + 1, ... of one stream, for every class and the reserved ones.
 
         What is counted is a prefix in index order: a chunk that was begun counts whole.
 
         Args:
             stream: which use of the noise.
             samples: how many samples at most.
-            then: stream and samples of the next count, if there will be one: its first noise is drawn while
-                the last answers of this one are computed. Changes no vote.
+            then: stream, samples and first of the next count, if there will be one: its first noise is drawn
+                while the last answers of this one are computed. Changes no vote.
             stop: asked with the votes so far before each chunk; when it says so, no more are drawn.
+            first: the first sample's index.
 
         Raises:
             BackendError: every sample failed; a part that fails is counted as FAILED.
         """
         votes = Counter(dict.fromkeys((*self._oracle.record.classes, *RESERVED), 0))
         upcoming = next(self._chunks(*then), None) if then else None
-        following = chain(islice(self._chunks(stream, samples), 1, None), [upcoming])
-        for chunk, next_chunk in zip(self._chunks(stream, samples), following, strict=False):
+        following = chain(islice(self._chunks(stream, samples, first), 1, None), [upcoming])
+        for chunk, next_chunk in zip(self._chunks(stream, samples, first), following, strict=False):
             if stop(votes):
                 break
             votes.update(self._labels(chunk, next_chunk))
@@ -101,11 +104,11 @@ class Poll:
     @property
     def most_frequent(self) -> dict[str, int]:
         """How often the most frequent texts were generated, at most five of them."""
-        return dict(self._texts.most_common(_TEXTS))
+        return dict(self._texts.most_common(TEXTS))
 
-    def _chunks(self, stream: Stream, samples: int) -> Iterator[Chunk]:
-        for first in range(0, samples, self._question.rows):
-            yield Chunk(stream, first, min(self._question.rows, samples - first))
+    def _chunks(self, stream: Stream, samples: int, first: int = 0) -> Iterator[Chunk]:
+        for done in range(0, samples, self._question.rows):
+            yield Chunk(stream, first + done, min(self._question.rows, samples - done))
 
     def _labels(self, chunk: Chunk, following: Chunk | None) -> list[str]:
         start = time.perf_counter()

@@ -14,7 +14,7 @@ from edgers.accounting import accounting
 from edgers.assumption import assumption, mode_of
 from edgers.certificate import Certificate, CertificateError, camera_radius
 from edgers.certify import Certifier
-from edgers.ending import CANCELLED, FROM_OUTSIDE, ending
+from edgers.ending import CANCELLED, FROM_OUTSIDE, ONE_PART, ending
 from edgers.oracle.base import RESERVED, UNDECIDED, winner
 from edgers.oracle.choices import choices_record
 from edgers.poll import Progress
@@ -95,10 +95,14 @@ def _samples(c: Certificate, rule: Rule, selected: int, counted: int) -> Iterato
     outside = c.stopped_because == CANCELLED or (c.stopped_because in FROM_OUTSIDE and c.method != "fixed")
     selecting = outside and counted == 0 and selected < c.n_selection
     yield "n_selection", c.n_selection, c.n_selection if selecting else selected
-    most = 0 if c.label in RESERVED else c.n
+    if c.part is not None:
+        yield "method of a part", c.method, "fixed"
+    most = 0 if c.label in RESERVED else len(range(c.n) if c.part is None else c.part.samples(c.n))
     whole = c.method == "fixed" and not outside
     yield "votes.certification's sum", counted, most if whole else min(counted, most)
     because = None if selecting else ending(rule, c.label, c.votes.certification)
+    if c.part is not None and not outside:
+        because = because or ONE_PART
     yield "stopped_because", c.stopped_because, c.stopped_because if outside and not because else because
     yield "samples_spent", c.samples_spent, selected + counted
 
@@ -172,6 +176,7 @@ def replay(
             oracle=None if choices else c.oracle.name,
             seed=c.seed,
             guard=c.margin.guard,
+            part=c.part,
             cancelled=lambda: c.stopped_because in FROM_OUTSIDE and drawn >= c.samples_spent,
             progress=count,
         )

@@ -16,6 +16,7 @@ from edgers.cli.options import (
     mode_of_options,
     mode_options,
     named,
+    pair,
     question_options,
 )
 from edgers.cli.output import interruption, print_json, progress_bar, stdout, tell_failure, write_new
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from edgers.accounting import Kind
     from edgers.certificate import Certificate
+    from edgers.part import Part
     from edgers.rule import Method
     from edgers_engines.image import CameraImage
 
@@ -81,6 +83,11 @@ if TYPE_CHECKING:
 @click.option("--deadline-ms", type=float, help="Begin no batch after so many milliseconds, per image.")
 @mode_options
 @click.option("--seed", help="32 hexadecimal digits, to repeat a run; drawn by the system unless given.")
+@click.option(
+    "--part",
+    metavar="NUMBER/OF",
+    help="Count one part of the samples, as in 2/4, for `edgers merge`; all parts share a --seed.",
+)
 @click.option("--batch-size", type=int, help="Samples answered at once  [default: 32; 8 with a target]")
 @backend_options
 @json_option
@@ -105,6 +112,7 @@ def command(
     deadline_ms: float | None,
     assume: str,
     seed: str | None,
+    part: str | None,
     batch_size: int | None,
     backend: str,
     device: str,
@@ -159,6 +167,7 @@ def command(
                     choices=named(choices),
                     oracle=oracle,
                     seed=seed,
+                    part=_part(part),
                     deadline_ms=deadline_ms,
                     cancelled=interrupted,
                     progress=progress,
@@ -174,6 +183,12 @@ def command(
         _deliver(certificate, camera, as_json=as_json, save=save, plot=plot)
         code = code or (0 if certificate.certified else ABSTAINED)
     return code
+
+
+def _part(text: str | None) -> Part | None:
+    from edgers.part import Part
+
+    return None if text is None else Part(**dict(zip(("number", "of"), pair("--part", text), strict=True)))
 
 
 def _counted(images: int, among: int | None, attempt: int | None) -> list[tuple[Kind, int | None]]:

@@ -122,18 +122,23 @@ def mode_of_options(
         "false_negative_rate": false_negative_rate,
     }
     if calibration is not None and assume == "calibrated-false-positive":
-        given["counts"] = tuple(_pair("--calibration", pair) for pair in calibration.split(","))
+        given["counts"] = tuple(pair("--calibration", each) for each in calibration.split(","))
     elif calibration is not None:
-        given["errors"], given["total"] = _pair("--calibration", calibration)
+        given["errors"], given["total"] = pair("--calibration", calibration)
     if audited is not None:
-        given["correct"], given["audited"] = _pair("--audited", audited)
+        given["correct"], given["audited"] = pair("--audited", audited)
     try:
         return mode(assume, **{name: value for name, value in given.items() if value is not None})
     except ValueError as error:
         raise InputError(str(error)) from None
 
 
-def _pair(option: str, text: str) -> tuple[int, int]:
+def pair(option: str, text: str) -> tuple[int, int]:
+    """Two counts that an option gives with a slash between.
+
+    Raises:
+        InputError: it is none.
+    """
     match = re.fullmatch(r"\s*([0-9]{1,10})/([0-9]{1,10})\s*", text)
     if match is None:
         raise InputError(f"{option} is {text!r}; it must be two counts, as in 3/1000")

@@ -101,8 +101,9 @@ def _abstained(c: Certificate) -> str:
 
 def _samples(c: Certificate) -> str:
     target = "" if c.target_radius is None else f", target R ≥ {c.target_radius:g}"
+    part = "" if c.part is None else f"part {c.part.number} of {c.part.of}: "
     return (
-        f"{c.samples_counted} of {c.n}, after {sum(c.votes.selection.values())} for the selection; "
+        f"{part}{c.samples_counted} of {c.n}, after {sum(c.votes.selection.values())} for the selection; "
         f"{c.method}{target}: {c.stopped_because}"
     )
 
@@ -118,6 +119,8 @@ def _size(size: tuple[int, int]) -> str:
 def _bound(c: Certificate) -> str:
     if not sum(c.votes.certification.values()):
         return f"none: {c.stopped_because}, so the {c.n} certification samples were not drawn"
+    if c.part is not None:
+        return "none: a part of the samples proves nothing alone"
     if c.p_lower <= 0:
         return f"none: by the method {c.method} these votes prove nothing"
     what = f"of {c.label!r}" if of_the_label(c) else f"that {c.label!r} is true"
