@@ -324,7 +324,7 @@ class Certifier:
             )
             if polled is not None:
                 break
-            gc.collect()  # a poll and its noise hold each other
+            gc.collect()  # the error's frames may hold arrays still
             rows = _halved(rows)
         question, poll, votes = polled
         seconds |= {**poll.seconds, **question.seconds, "total": time.perf_counter() - start}
