@@ -110,8 +110,12 @@ def merge(parts: Sequence[Certificate]) -> Certificate:
 
 def _check_complete(parts: Sequence[Certificate]) -> None:
     """Refuse what is not every part of one certificate once."""
+    from edgers.ending import FROM_OUTSIDE
+
     if not parts or any(part.part is None for part in parts):
         raise InputError("only parts are merged: make them with `edgers certify --part NUMBER/OF`")
+    if any(part.stopped_because in FROM_OUTSIDE for part in parts):
+        raise InputError("a part was ended before all its samples were drawn: count it again")
     first = parts[0]
     for part in parts[1:]:
         if other := _difference(first, part):

@@ -28,9 +28,8 @@ except ImportError as error:
         "on Python 3.11 or later"
     ) from None
 
-ort.set_default_logger_severity(
-    4
-)  # errors come as exceptions; on stderr they would stand among our own lines
+# Errors come as exceptions; on stderr they would stand among our own lines.
+ort.set_default_logger_severity(4)
 
 # How ONNX Runtime and CUDA say so; there is no exception of its own for it.
 _OUT_OF_MEMORY = re.compile(r"bad_alloc|[Ff]ailed to allocate memory|out of memory|ALLOC_FAILED")

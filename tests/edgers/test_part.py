@@ -176,6 +176,21 @@ def test_parts_of_another_frame_or_partition_are_not_merged(demo_bundle, frames,
             merge([*parts[:2], other])
 
 
+def test_a_part_that_was_cancelled_is_not_merged(demo_bundle, frames, parts):
+    asked = Certifier(demo_bundle, sigma=demo.SIGMA, samples=50, selection=8)
+    ended = asked.certify(
+        frames["clear"],
+        demo.PROMPT,
+        choices=demo.ACTIONS,
+        seed=SEED,
+        part=Part(number=3, of=3),
+        cancelled=lambda: True,
+    )
+    verify(ended)
+    with pytest.raises(InputError, match="ended before all its samples were drawn: count it again"):
+        merge([*parts[:2], ended])
+
+
 def test_parts_of_another_selection_or_guard_are_not_merged(parts):
     selected = replace(parts[2].votes, selection={**parts[2].votes.selection, "forward": 7, "left": 1})
     unguarded = replace(parts[2].margin, guard=False)
