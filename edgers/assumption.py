@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgers.smoothing.oracle_error import MODES, Mode, parameters
+from edgers.smoothing.mode import Mode, parameters
+from edgers.smoothing.oracle_error import MODES
 from edgers.smoothing.oracle_error import mode as make
 from edgers_engines.records import Record
 

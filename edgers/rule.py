@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, get_args
-
-from scipy.special import ndtr, ndtri
 
 from edgers.oracle.base import RESERVED
 from edgers.smoothing.batched import spending_boundary
@@ -20,8 +18,15 @@ from edgers.smoothing.bounds import (
     clopper_pearson_lower,
     pairwise_bounds,
 )
-from edgers.smoothing.oracle_error import MODES, Composite, Mode, Pairwise
-from edgers.smoothing.radius import certified_radius, check_floor, check_radius_sigma, pairwise_radius
+from edgers.smoothing.mode import Mode
+from edgers.smoothing.oracle_error import MODES, Composite, Pairwise
+from edgers.smoothing.radius import (
+    certified_radius,
+    check_floor,
+    check_radius_sigma,
+    pairwise_radius,
+    required_probability,
+)
 from edgers.smoothing.sequential import MixtureTest, anytime_lower
 from edgers.smoothing.stopping import Boundary, Decision, even_looks
 from edgers_engines.errors import EdgersError
@@ -32,8 +37,6 @@ Method = Literal["fixed", "sequential", "batched"]
 MAX_LOOKS = 10**5
 MAX_BATCHED = 10**5
 
-# So that a bound above the threshold gives the target radius, although it is rounded down.
-_ROUNDED_UP, _ROUNDED_UP_BY = 1e-9, 1e-12
 NO_BOUND = Probability(0.0, 1.0)
 FLOOR = 0.5  # a certified class keeps the majority
 
@@ -201,8 +204,7 @@ class Rule:
             ValueError: no probability is enough.
         """
         target = self.target_radius or 0.0
-        z = target * (1 + _ROUNDED_UP) / self.sigma + float(ndtri(self.floor)) + _ROUNDED_UP_BY
-        p0 = Probability(float(ndtr(z)), float(ndtr(-z)))
+        p0 = required_probability(target, self.sigma, self.floor)
         if self.mode.under_noise:
             p0 = self._raised(p0)
         needed = self.mode.q_needed(p0, self.alpha) if p0.complement > 0 else None
@@ -229,7 +231,13 @@ class Rule:
                 f"the method batched takes {MAX_BATCHED} samples at most, not {self.samples}; sequential "
                 "takes more"
             )
-        looks, alpha = even_looks(self.samples, every), self.mode.vote_alpha(self.alpha)
-        if self.method == "batched":
-            return spending_boundary(self._threshold.value, alpha, looks)
-        return MixtureTest(self._threshold.value, alpha).boundary(looks)
+        alpha = self.mode.vote_alpha(self.alpha)
+        return _boundary(self.method, self._threshold.value, alpha, self.samples, every)
+
+
+@lru_cache(maxsize=8)  # `verify` asks for the one that `certify` used, a robot for the same at every frame
+def _boundary(method: Method, threshold: float, alpha: float, samples: int, every: int) -> Boundary:
+    looks = even_looks(samples, every)
+    if method == "batched":
+        return spending_boundary(threshold, alpha, looks)
+    return MixtureTest(threshold, alpha).boundary(looks)

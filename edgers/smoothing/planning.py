@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc, ndtr
+from scipy.special import betainc
 
 from edgers.smoothing.batched import spending_boundary
 from edgers.smoothing.bounds import MAX_SAMPLES, check_alpha, clopper_pearson_lower
-from edgers.smoothing.radius import check_radius_sigma
+from edgers.smoothing.radius import required_probability
 from edgers.smoothing.sequential import MixtureTest
 from edgers.smoothing.stopping import (
     Boundary,
@@ -31,7 +31,6 @@ from edgers.smoothing.walk import Walk
 MAX_FIXED_SAMPLES = 100_000
 MAX_CAP = 20_000
 
-_SLACK = 1e-14  # of ndtr, relative: the threshold is rounded up
 _ROUNDING = 1e-9  # more than two computations of one probability differ by, relative
 _CHUNK = 1024
 
@@ -58,8 +57,18 @@ class Target:
 
     @property
     def threshold(self) -> float:
-        """What the class's probability must exceed; ValueError as `required_probability`."""
-        return required_probability(self.target_radius, self.sigma)
+        """What the class's probability must exceed: Phi(r / sigma), rounded up.
+
+        Raises:
+            ValueError: sigma or r out of range, or r so large that as a float it is 1.
+        """
+        threshold = required_probability(self.target_radius, self.sigma).value
+        if threshold >= 1:
+            raise ValueError(
+                f"the target radius is {self.target_radius}; at sigma {self.sigma} that needs a probability "
+                "too close to 1 to be shown"
+            )
+        return threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,30 +149,6 @@ def make_plans(target: Target, probabilities: Sequence[float]) -> list[Plan]:
         )
         for p in probabilities
     ]
-
-
-def required_probability(target_radius: float, sigma: float) -> float:
-    """Phi(r / sigma), rounded up: a class of that probability or less has no certificate of radius r.
-
-    Source: Cohen, Rosenfeld and Kolter (ICML 2019), theorem 1, solved for the probability.
-
-    Args:
-        target_radius: r, at least 0; at 0, to certify anything at all.
-        sigma: of the noise, in the same unit.
-
-    Raises:
-        ValueError: sigma out of range, or r negative or so large that Phi(r / sigma) is 1 as a float.
-    """
-    check_radius_sigma(sigma)
-    if not 0 <= target_radius < math.inf:
-        raise ValueError(f"the target radius is {target_radius}; it must be a number of at least 0")
-    threshold = float(ndtr(target_radius / sigma)) * (1 + _SLACK)
-    if threshold >= 1:
-        raise ValueError(
-            f"the target radius is {target_radius}; at sigma {sigma} that needs a probability too close to 1 "
-            "to be shown"
-        )
-    return threshold
 
 
 def unanimous_samples(threshold: float, alpha: float) -> int:

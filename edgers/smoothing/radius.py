@@ -60,6 +60,26 @@ def certified_radius(p_lower: Probability, sigma: float, floor: float = 0.5) -> 
     return radius if radius > 0 else None
 
 
+def required_probability(target_radius: float, sigma: float, floor: float = 0.5) -> Probability:
+    """The p_lower from which on `certified_radius` is at least r, rounded up: Phi(r / sigma + PhiInv(floor)).
+
+    Args:
+        target_radius: r, at least 0; at 0, to certify anything at all.
+        sigma: standard deviation of the Gaussian noise, in the same unit.
+        floor: tau in [1/2, 1).
+
+    Raises:
+        ValueError: sigma or floor out of range, or r is not a finite number of at least 0.
+    """
+    check_radius_sigma(sigma)
+    check_floor(floor)
+    if not 0 <= target_radius < math.inf:
+        raise ValueError(f"the target radius is {target_radius}; it must be a number of at least 0")
+    # Above what `certified_radius` takes off; the last term is for an r of which 1/2 + r keeps few digits.
+    z = (target_radius / sigma + float(ndtri(floor))) * (1 + 3 * _SLACK) + _SLACK / 2
+    return Probability(min(float(ndtr(z)) * (1 + _SLACK / 10), 1.0), float(ndtr(-z)))
+
+
 def pairwise_radius(p_lower: Probability, p_upper: Probability, sigma: float) -> float | None:
     """The L2 radius within which the class stays ahead of every other one, rounded down.
 

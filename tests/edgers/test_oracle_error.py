@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from edgers.smoothing.bounds import Probability, clopper_pearson_lower, clopper_pearson_upper
+from edgers.smoothing.mode import parameters
 from edgers.smoothing.oracle_error import (
     MODES,
     Adversarial,
@@ -23,7 +24,6 @@ from edgers.smoothing.oracle_error import (
     Symmetric,
     Unknown,
     mode,
-    parameters,
 )
 
 laws = settings(deadline=None, max_examples=100)

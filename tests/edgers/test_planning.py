@@ -15,11 +15,10 @@ from edgers.smoothing.planning import (
     Target,
     fixed_plan,
     make_plans,
-    required_probability,
     stopping_plan,
     unanimous_samples,
 )
-from edgers.smoothing.radius import certified_radius
+from edgers.smoothing.radius import certified_radius, required_probability
 from edgers.smoothing.stopping import Boundary, Decision, fixed_boundary, least_expected_samples
 from tests.edgers import exact_binomial
 
@@ -49,7 +48,7 @@ def fewest(samples, radius, sigma=0.5, alpha=0.001):
 
 @pytest.mark.parametrize(("radius", "samples"), [(0, 10), (0.25, 19), (0.5, 40), (0.75, 100), (1.0, 301)])
 def test_so_many_samples_certify_this_radius_if_all_agree(radius, samples):
-    assert unanimous_samples(required_probability(radius, 0.5), 0.001) == samples
+    assert unanimous_samples(required_probability(radius, 0.5).value, 0.001) == samples
 
 
 @pytest.mark.parametrize(
@@ -70,7 +69,7 @@ def test_the_expected_samples_of_the_sequential_rule_are_known(radius, expected)
     ("p", "samples", "votes"), [(0.9, 71, 61), (0.95, 43, 39), (0.99, 26, 25), (1, 19, 19)]
 )
 def test_a_fixed_n_that_certifies_nine_times_in_ten_is_the_smallest_by_brute_force(p, samples, votes):
-    threshold = required_probability(0.25, 0.5)
+    threshold = required_probability(0.25, 0.5).value
     plan = fixed_plan(p, threshold, 0.001, 0.9)
     assert (plan.samples, plan.votes) == (samples, votes)
     chances = [binom.sf(fewest(n, 0.25) - 1, n, p) for n in range(1, samples + 1)]
@@ -79,7 +78,7 @@ def test_a_fixed_n_that_certifies_nine_times_in_ten_is_the_smallest_by_brute_for
 
 @pytest.mark.parametrize("p", [0.72, 0.74])
 def test_a_fixed_n_of_thousands_is_the_smallest_by_brute_force(p):
-    threshold = required_probability(0.25, 0.5)
+    threshold = required_probability(0.25, 0.5).value
     n = np.arange(1, 9000)
     votes = binom.isf(0.001, n, threshold) + 1
     enough = binom.sf(votes - 1, n, p) >= 0.9
@@ -87,7 +86,7 @@ def test_a_fixed_n_of_thousands_is_the_smallest_by_brute_force(p):
 
 
 def test_a_power_a_hair_higher_than_the_plans_takes_more_samples():
-    threshold = required_probability(0.25, 0.5)
+    threshold = required_probability(0.25, 0.5).value
     plan = fixed_plan(0.9, threshold, 0.001, 0.9)
     assert fixed_plan(0.9, threshold, 0.001, plan.certified).samples == plan.samples
     assert fixed_plan(0.9, threshold, 0.001, plan.certified * (1 + 1e-12)).samples > plan.samples
@@ -100,7 +99,7 @@ def test_a_power_a_hair_higher_than_the_plans_takes_more_samples():
 @given(ratios, sigmas, alphas)
 def test_the_unanimous_plan_certifies_and_one_sample_fewer_does_not(ratio, sigma, alpha):
     radius = ratio * sigma
-    samples = unanimous_samples(required_probability(radius, sigma), alpha)
+    samples = unanimous_samples(required_probability(radius, sigma).value, alpha)
     assert certifies(samples, samples, radius, sigma, alpha)
     assert samples == 1 or not certifies(samples - 1, samples - 1, radius * (1 + 1e-9) + 1e-9, sigma, alpha)
 
@@ -109,7 +108,7 @@ def test_the_unanimous_plan_certifies_and_one_sample_fewer_does_not(ratio, sigma
 @given(ratios, sigmas, alphas, st.floats(0.1, 0.99), st.floats(0.05, 0.99))
 def test_a_fixed_plan_certifies_with_its_votes_and_as_often_as_it_says(ratio, sigma, alpha, way, power):
     radius = ratio * sigma
-    threshold = required_probability(radius, sigma)
+    threshold = required_probability(radius, sigma).value
     p = threshold + (1 - threshold) * way
     plan = fixed_plan(p, threshold, alpha, power)
     if plan is None:
@@ -145,7 +144,7 @@ def two_sided(p, threshold, alpha, power):
 @pytest.mark.parametrize("rule", [normal_sample_size, at_the_mean, two_sided])
 @pytest.mark.parametrize("p", [0.9, 0.95])
 def test_a_wrong_sample_size_is_not_the_smallest_that_certifies_nine_times_in_ten(rule, p):
-    threshold = required_probability(0.25, 0.5)
+    threshold = required_probability(0.25, 0.5).value
     assert rule(p, threshold, 0.001, 0.9) != fixed_plan(p, threshold, 0.001, 0.9).samples
 
 
@@ -162,20 +161,20 @@ def test_out_of_reach_is_no_matter_of_power():
 
 
 def test_a_plan_of_more_samples_than_are_tried_is_none():
-    threshold = required_probability(0.25, 0.5)
+    threshold = required_probability(0.25, 0.5).value
     assert fixed_plan(0.8, threshold, 0.001, 0.9, limit=315) is None
     assert fixed_plan(0.8, threshold, 0.001, 0.9, limit=316).samples == 316
 
 
 def test_the_sawtooth_of_votes_makes_a_larger_n_certify_less_often():
-    plan = fixed_plan(0.9, required_probability(0.25, 0.5), 0.001, 0.9)
+    plan = fixed_plan(0.9, required_probability(0.25, 0.5).value, 0.001, 0.9)
     n = plan.samples + 1
     assert binom.sf(fewest(n, 0.25) - 1, n, 0.9) < 0.9
 
 
 @pytest.mark.parametrize("ratio", [0, 1e-12, 1e-3, 0.3, 1, 2.5, 5, 7])
 def test_the_required_probability_is_never_below_the_exact_one_and_close_to_it(ratio):
-    found, exact = required_probability(ratio, 1.0), exact_binomial.normal_cdf(ratio)
+    found, exact = required_probability(ratio, 1.0).value, exact_binomial.normal_cdf(ratio)
     assert exact <= found <= exact * (1 + 2e-14)
 
 
@@ -267,7 +266,9 @@ def test_looking_less_often_never_saves_samples():
         pytest.param(lambda: required_probability(math.nan, 1), "the target radius is nan", id="radius nan"),
         pytest.param(lambda: required_probability(math.inf, 1), "the target radius is inf", id="radius inf"),
         pytest.param(lambda: required_probability(0.1, 0), "sigma is 0", id="sigma"),
-        pytest.param(lambda: required_probability(9, 1), "the target radius is 9.*close to 1", id="9 sigma"),
+        pytest.param(
+            lambda: Target(1, 9, 0.001).threshold, "the target radius is 9.*close to 1", id="9 sigma"
+        ),
         pytest.param(lambda: unanimous_samples(1 - 1e-12, 0.001), "no 1000000000 samples", id="10^9"),
         pytest.param(lambda: unanimous_samples(1.0, 0.001), "the threshold is 1.0", id="threshold"),
         pytest.param(lambda: unanimous_samples(0.7, 0.5), "alpha is 0.5", id="alpha"),
