@@ -1,16 +1,12 @@
-"""Many certificates: what a stream of them gets wrong, levels that hold for all, and one vote in parts."""
+"""Many certificates: levels with which all of them hold, and the votes of one in parts."""
 
 from __future__ import annotations
 
-import bisect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
-from scipy.special import betainc
-
-from edgers.smoothing.bounds import check_alpha, check_counts, clopper_pearson_lower
+from edgers.smoothing.bounds import check_alpha
 
 _BASEL = 0.607927101854  # 6 / pi^2, cut off: by more than rounding can add to a level
 
@@ -45,66 +41,6 @@ def scheduled(alpha: float, index: int) -> float:
     check_alpha(alpha)
     _check_number("index", index)
     return alpha * _BASEL / index / index
-
-
-def within_budget(levels: Iterable[float], alpha: float) -> bool:
-    """Whether these levels, declared beforehand, add up to alpha at most: exact, without rounding.
-
-    Raises:
-        ValueError: alpha or a level is not in (0, 1/2).
-    """
-    return sum(Fraction(check_alpha(level)) for level in levels) <= Fraction(check_alpha(alpha))
-
-
-def expected_wrong(certificates: int, alpha: float) -> float:
-    """How many of Q certificates, each made at level alpha, are wrong on average at most: Q alpha.
-
-    It holds whatever their dependence.
-
-    Raises:
-        ValueError: alpha is not in (0, 1/2), or Q is below 1.
-    """
-    check_alpha(alpha)
-    _check_number("certificates", certificates)
-    return certificates * alpha
-
-
-def any_wrong(certificates: int, size: float) -> float:
-    """The probability that at least one of Q independent certificates is wrong, each with probability `size`.
-
-    1 - (1 - size)^Q. Retrying until it certifies is such a stream. At `size` = alpha it bounds independent
-    certificates made at level alpha; dependent ones have Q alpha as their bound.
-
-    Raises:
-        ValueError: size is not in [0, 1], or Q is below 1.
-    """
-    _check_number("certificates", certificates)
-    if not 0 <= size <= 1:
-        raise ValueError(f"the probability of a wrong certificate is {size}; it must lie between 0 and 1")
-    return -math.expm1(certificates * math.log1p(-size)) if size < 1 else 1.0
-
-
-def fixed_size(samples: int, alpha: float, p0: float = 0.5) -> float:
-    """The exact probability that `clopper_pearson_lower` exceeds p0 when q is p0: the error actually made.
-
-    It is at most alpha, and less because votes are whole numbers.
-
-    Args:
-        samples: n.
-        alpha: the level, in (0, 1/2).
-        p0: in (0, 1); at 1/2 it is the probability of a false radius for a class at the edge of the majority.
-
-    Raises:
-        ValueError: samples, alpha or p0 out of range.
-    """
-    check_alpha(alpha)
-    check_counts(0, samples)
-    if not 0 < p0 < 1:
-        raise ValueError(f"p0 is {p0}; it must lie above 0 and below 1")
-    fewest = bisect.bisect_right(
-        range(samples + 1), p0, key=lambda votes: clopper_pearson_lower(votes, samples, alpha).value
-    )
-    return float(betainc(fewest, samples - fewest + 1, p0)) if fewest <= samples else 0.0
 
 
 @dataclass(frozen=True, slots=True)
