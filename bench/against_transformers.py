@@ -18,7 +18,6 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,37 +26,19 @@ from measure import CORES, in_turns, ratio, spread, store
 from miniature import NEW_TOKENS, POSITIONS, PROMPT, TEXT, VISION, folder, write
 from numpy.typing import NDArray
 from peak import environment, peak
+from recorder import Recorder, Tokens
 
 from edgers import Bundle
-from edgers.oracle.base import OTHER
-from edgers.oracle.choices import choices_record
 from edgers.poll import Poll
 from edgers_engines.engine import open_backend
 from edgers_engines.noise import Stream, noisy_copies, to_lattice
-from edgers_engines.vlm import Answer, Question, VisionLanguageModel
+from edgers_engines.vlm import Question, VisionLanguageModel
 
 SAMPLES = int(os.environ.get("SAMPLES", "100"))
 ROUNDS = int(os.environ.get("ROUNDS", "7"))
 BATCH, SIGMA, SEED = 25, 0.25, 1
 IMAGE_TOKENS = (VISION["image_size"] // VISION["patch_size"]) ** 2
 TARGETS = {"eager": 1.4, "share of the peak": 0.8}
-Tokens = list[tuple[int, ...]]
-
-
-class Recorder:
-    """An oracle that keeps every answer's tokens and calls all of them OTHER."""
-
-    record = choices_record(("none",))
-    constraint = None
-    max_new_tokens = NEW_TOKENS
-
-    def __init__(self) -> None:
-        self.tokens: Tokens = []
-
-    def classify(self, answers: Sequence[Answer]) -> list[str]:
-        """Keep the tokens."""
-        self.tokens += [answer.tokens for answer in answers]
-        return [OTHER] * len(answers)
 
 
 class Edgers:
@@ -71,7 +52,7 @@ class Edgers:
 
     def __call__(self) -> None:
         """One poll of SAMPLES samples."""
-        question, recorder = Question(self.model, PROMPT, rows=BATCH, guard=False), Recorder()
+        question, recorder = Question(self.model, PROMPT, rows=BATCH, guard=False), Recorder(NEW_TOKENS)
         poll = Poll(question, recorder, self._canvas, sigma=SIGMA, seed=SEED, progress=lambda _samples: None)
         poll.count(Stream.CERTIFICATION, SAMPLES)
         self.tokens = recorder.tokens

@@ -16,7 +16,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,16 +27,15 @@ from hollow import CLIP_MEAN, CLIP_STD, PATCHES, buffers, config
 from measure import spread
 from msgspec import convert
 from numpy.typing import NDArray
+from recorder import Recorder, Tokens
 
-from edgers.oracle.base import OTHER
-from edgers.oracle.choices import choices_record
 from edgers.poll import Poll
 from edgers_engines.device import Buffer
 from edgers_engines.engine import open_backend
 from edgers_engines.kv_cache import KVCache
 from edgers_engines.manifest import Dimensions, Graph, Graphs, Tensor
 from edgers_engines.noise import Stream, noisy_copies, to_lattice
-from edgers_engines.vlm import Answer, Question, VisionLanguageModel
+from edgers_engines.vlm import Question, VisionLanguageModel
 
 SAMPLES = int(os.environ.get("SAMPLES", "100"))
 CHUNKS = tuple(map(int, os.environ.get("CHUNKS", "100,50,25").split(",")))
@@ -46,24 +45,7 @@ NEW_TOKENS, SIGMA, SEED = 16, 0.25, 1
 PROMPT = [1, 3148, 1001, 29901, 29871, *range(500, 535)]
 
 Say = Callable[[str], None]
-Tokens = list[tuple[int, ...]]
 Weights = dict[str, torch.Tensor]
-
-
-class Recorder:
-    """An oracle that keeps every answer's tokens."""
-
-    record = choices_record(("none",))
-    constraint = None
-    max_new_tokens = NEW_TOKENS
-
-    def __init__(self) -> None:
-        self.tokens: Tokens = []
-
-    def classify(self, answers: Sequence[Answer]) -> list[str]:
-        """Keep the tokens."""
-        self.tokens += [answer.tokens for answer in answers]
-        return [OTHER] * len(answers)
 
 
 class Grouped(VisionLanguageModel):
@@ -142,7 +124,7 @@ def certify(
     model: VisionLanguageModel, canvas: NDArray[np.float64], chunk: int
 ) -> tuple[float, dict[str, float], Tokens]:
     """Seconds of one certificate's counting stream, of its stages, and its answers."""
-    recorder = Recorder()
+    recorder = Recorder(NEW_TOKENS)
     start = time.perf_counter()
     question = Question(model, "", rows=chunk, guard=False)
     poll = Poll(question, recorder, canvas, sigma=SIGMA, seed=SEED, progress=lambda _samples: None)
