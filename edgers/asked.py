@@ -1,16 +1,60 @@
-"""What came of one question about one image: what a certificate or a prediction is made of."""
+"""One question about one image: what is asked, and what noisy copies of the image answer."""
 
 from __future__ import annotations
 
+import gc
+import math
+import secrets
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from edgers.arguments import check_seed
 from edgers.oracle.base import Oracle
-from edgers.poll import Poll
-from edgers_engines.image import CameraImage
-from edgers_engines.vlm import Question
+from edgers.oracle.choices import Choices
+from edgers.oracle.rules import Rules
+from edgers.poll import Poll, Progress
+from edgers_engines.errors import BackendError, InputError
+from edgers_engines.image import CameraImage, prepare
+from edgers_engines.noise import to_lattice
+from edgers_engines.vlm import Question, VisionLanguageModel
 
 Counted = TypeVar("Counted")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked, as the caller gave it: see `Certifier.certify`."""
+
+    image: CameraImage | str | Path | NDArray[np.uint8]
+    prompt: str
+    choices: Sequence[str] | None
+    oracle: str | None
+    seed: str | None
+    guard: bool | None
+
+    def judge(self, model: VisionLanguageModel) -> Oracle:
+        """The oracle: the given choices, or one of the bundle's by name.
+
+        Raises:
+            InputError: both or neither are given, the name is unknown, or the choices cannot be used.
+        """
+        manifest = model.bundle.manifest
+        known = {rules.name: rules for rules in manifest.oracles}
+        listed = ", ".join(known) or "none"
+        if (self.choices is None) == (self.oracle is None):
+            raise InputError(f"give either choices or an oracle's name (this bundle has: {listed})")
+        if self.choices is not None:
+            return Choices(self.choices, self.prompt, model.prompts, manifest.decoding.end_tokens[0])
+        if self.oracle not in known:
+            raise InputError(f"the bundle has no oracle {self.oracle!r}; it has: {listed}")
+        return Rules(known[self.oracle])
 
 
 @dataclass(frozen=True)
@@ -27,3 +71,102 @@ class Asked(Generic[Counted]):
     poll: Poll
     votes: Counted
     seconds: dict[str, float]
+
+
+def ask(
+    model: VisionLanguageModel,
+    request: Request,
+    *,
+    sigma: float,
+    rows: int,
+    progress: Progress,
+    count: Callable[[Poll, Oracle], Counted],
+) -> Asked[Counted]:
+    """Prepare the image, and count the answers to noisy copies of it in as large chunks as the memory holds.
+
+    Args:
+        model: what answers.
+        request: what it is asked.
+        sigma: of the noise, in the canvas' unit.
+        rows: samples answered at once; fewer where memory runs out.
+        progress: called with the number of samples done since the last call; see `Certifier.certify`.
+        count: takes from the poll what it needs; called anew with each smaller chunk.
+
+    Raises:
+        InputError, ImageError: the question or the image cannot be used.
+        BackendError: every sample failed, or there is no memory for even one at a time.
+    """
+    start = time.perf_counter()
+    camera = CameraImage.of(request.image)
+    decoded = time.perf_counter()
+    canvas = to_lattice(prepare(camera, model.bundle.manifest.preparation))
+    seconds = {"decode image": decoded - start, "prepare": time.perf_counter() - decoded}
+    judge = request.judge(model)
+    guard = judge.constraint is not None if request.guard is None else request.guard
+    seed = secrets.token_hex(16) if request.seed is None else check_seed(request.seed)
+
+    def poll(rows: int, report: Progress) -> tuple[Question, Poll]:
+        question = Question(
+            model,
+            request.prompt,
+            rows=rows,
+            constraint=judge.constraint,
+            guard=guard,
+            max_new_tokens=judge.max_new_tokens,
+        )
+        return question, Poll(question, judge, canvas, sigma=sigma, seed=int(seed, 16), progress=report)
+
+    while (counted := _counted(partial(poll, rows), lambda poll: count(poll, judge), progress)) is None:
+        gc.collect()  # the error's frames may hold arrays still
+        rows = _fewer(rows)
+    question, asked, votes = counted
+    seconds |= {**asked.seconds, **question.seconds, "total": time.perf_counter() - start}
+    return Asked(
+        camera=camera,
+        prompt=request.prompt,
+        judge=judge,
+        guard=guard,
+        seed=seed,
+        seed_source="operating system" if request.seed is None else "given",
+        question=question,
+        poll=asked,
+        votes=votes,
+        seconds=seconds,
+    )
+
+
+def _counted(
+    begin: Callable[[Progress], tuple[Question, Poll]], count: Callable[[Poll], Counted], progress: Progress
+) -> tuple[Question, Poll, Counted] | None:
+    """The votes; None when memory runs out, and everything that held it is free again."""
+    done = 0
+
+    def report(samples: int) -> None:
+        nonlocal done
+        done += samples
+        progress(samples)
+
+    poll = None
+    try:
+        question, poll = begin(report)
+        return question, poll, count(poll)
+    except MemoryError:
+        if poll is not None:
+            poll.finish()
+        progress(-done)
+        return None
+
+
+def _fewer(rows: int) -> int:
+    """Half the chunk: a sample's noise depends on its number alone, so the votes stay what they were.
+
+    Where it has no half, its largest divisor: each look at a target stays between two chunks.
+
+    Raises:
+        BackendError: there is no smaller one.
+    """
+    if rows == 1:
+        raise BackendError(
+            "out of memory, even with one sample at a time: end other programs, or use a smaller model"
+        )
+    return next((rows // by for by in range(2, math.isqrt(rows) + 1) if rows % by == 0), 1)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import copy
-import gc
 import math
-import re
-import secrets
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgers.accounting import Kind, accounting
-from edgers.asked import Asked, Counted
+from edgers.arguments import real, whole
+from edgers.asked import Asked, Counted, Request, ask
 from edgers.assumption import assumption
 from edgers.certificate import (
     Certificate,
@@ -31,21 +27,20 @@ from edgers.certificate import (
 )
 from edgers.ending import ALL_SAMPLES, ONE_PART, Stop, ending
 from edgers.oracle.base import Oracle, winner
-from edgers.oracle.choices import Choices
-from edgers.oracle.rules import Rules
 from edgers.part import Part
 from edgers.poll import Poll, Progress
 from edgers.prediction import Prediction, most_likely
 from edgers.rule import FLOOR, Method, Rule
 from edgers.smoothing.bounds import MAX_SAMPLES, check_alpha, check_counts
-from edgers.smoothing.oracle_error import Composite, Mode
+from edgers.smoothing.mode import Mode
+from edgers.smoothing.oracle_error import Composite
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import Backend
-from edgers_engines.errors import BackendError, InputError
-from edgers_engines.image import CameraImage, operator_norm, prepare
-from edgers_engines.noise import Stream, check_sigma, to_lattice, total_variation_bound
+from edgers_engines.errors import InputError
+from edgers_engines.image import CameraImage, operator_norm
+from edgers_engines.noise import Stream, check_sigma, total_variation_bound
 from edgers_engines.version import __version__
-from edgers_engines.vlm import Question, VisionLanguageModel
+from edgers_engines.vlm import VisionLanguageModel
 
 DEFAULT_SAMPLES = 100
 DEFAULT_SELECTION = 16
@@ -93,12 +88,12 @@ class Certifier:
         backend: Backend | None = None,
     ) -> None:
         default = DEFAULT_BATCH_SIZE if target_radius is None else DEFAULT_LOOK
-        self.batch_size = default if batch_size is None else _whole("batch_size", batch_size)
-        self.selection = _whole("selection", selection)
+        self.batch_size = default if batch_size is None else whole("batch_size", batch_size)
+        self.selection = whole("selection", selection)
         if not 1 <= self.selection <= MAX_SAMPLES:
             raise InputError(f"selection is {selection}; it must lie between 1 and {MAX_SAMPLES}")
-        samples, alpha = _whole("samples", samples), _real("alpha", alpha)
-        sigma = check_sigma(_real("sigma", sigma))
+        samples, alpha = whole("samples", samples), real("alpha", alpha)
+        sigma = check_sigma(real("sigma", sigma))
         try:
             check_counts(0, samples)
             check_alpha(alpha)
@@ -109,11 +104,11 @@ class Certifier:
                 alpha=alpha,
                 sigma=sigma,
                 method=method,
-                target_radius=None if target_radius is None else _real("target_radius", target_radius),
+                target_radius=None if target_radius is None else real("target_radius", target_radius),
                 look_every=None if target_radius is None else self.batch_size,
                 mode=mode or Composite(),
                 total_variation=total_variation_bound(_values(bundle), sigma),
-                floor=_real("floor", floor),
+                floor=real("floor", floor),
             )
         except ValueError as error:
             raise InputError(str(error)) from None
@@ -136,7 +131,7 @@ class Certifier:
         other = copy.copy(self)
         try:
             other.accounting = accounting(
-                kind, self.accounting.total_alpha, None if number is None else _whole("number", number)
+                kind, self.accounting.total_alpha, None if number is None else whole("number", number)
             )
             if other.accounting == self.accounting:
                 return self
@@ -152,8 +147,8 @@ class Certifier:
             InputError: the radius is out of range, or out of reach.
         """
         other = copy.copy(self)
-        other.batch_size = _whole("batch_size", batch_size)
-        target_radius = _real("target_radius", target_radius)
+        other.batch_size = whole("batch_size", batch_size)
+        target_radius = real("target_radius", target_radius)
         try:
             other.rule = replace(self.rule, target_radius=target_radius, look_every=other.batch_size)
         except ValueError as error:
@@ -164,23 +159,6 @@ class Certifier:
     def samples_per_certificate(self) -> int:
         """n0 + n, the most that one certificate draws."""
         return self.selection + self.rule.samples
-
-    def oracle(self, prompt: str, *, choices: Sequence[str] | None, oracle: str | None) -> Oracle:
-        """The oracle for one prompt: the given choices, or one of the bundle's by name.
-
-        Raises:
-            InputError: both or neither are given, the name is unknown, or the choices cannot be used.
-        """
-        known = {rules.name: rules for rules in self.bundle.manifest.oracles}
-        listed = ", ".join(known) or "none"
-        if (choices is None) == (oracle is None):
-            raise InputError(f"give either choices or an oracle's name (this bundle has: {listed})")
-        if choices is not None:
-            end_token = self.bundle.manifest.decoding.end_tokens[0]
-            return Choices(choices, prompt, self.model.prompts, end_token)
-        if oracle not in known:
-            raise InputError(f"the bundle has no oracle {oracle!r}; it has: {listed}")
-        return Rules(known[oracle])
 
     def certify(
         self,
@@ -224,16 +202,8 @@ class Certifier:
         """
         stop = self._stop(deadline_ms, cancelled)
         drawn = self._drawn(part, seed)
-        asked = self._ask(
-            image,
-            prompt,
-            choices=choices,
-            oracle=oracle,
-            seed=seed,
-            guard=guard,
-            progress=progress,
-            count=partial(self._count, stop, drawn),
-        )
+        request = Request(image, prompt, choices, oracle, seed, guard)
+        asked = self._ask(request, progress, partial(self._count, stop, drawn))
         return self._certificate(asked, stop, part)
 
     def predict(
@@ -266,16 +236,8 @@ class Certifier:
             BackendError: every sample failed, or there is no memory for even one at a time.
         """
         rule = self.rule
-        asked = self._ask(
-            image,
-            prompt,
-            choices=choices,
-            oracle=oracle,
-            seed=seed,
-            guard=guard,
-            progress=progress,
-            count=lambda poll, _judge: poll.count(Stream.SELECTION, rule.samples),
-        )
+        request = Request(image, prompt, choices, oracle, seed, guard)
+        asked = self._ask(request, progress, lambda poll, _judge: poll.count(Stream.SELECTION, rule.samples))
         label, p_value = most_likely(asked.votes, rule.alpha)
         return Prediction(
             label=label,
@@ -291,94 +253,10 @@ class Certifier:
         )
 
     def _ask(
-        self,
-        image: CameraImage | str | Path | NDArray[np.uint8],
-        prompt: str,
-        *,
-        choices: Sequence[str] | None,
-        oracle: str | None,
-        seed: str | None,
-        guard: bool | None,
-        progress: Progress,
-        count: Callable[[Poll, Oracle], Counted],
+        self, request: Request, progress: Progress, count: Callable[[Poll, Oracle], Counted]
     ) -> Asked[Counted]:
-        """Prepare the image, and count noisy copies of it in as large chunks as the memory holds."""
-        start = time.perf_counter()
-        camera = CameraImage.of(image)
-        decoded = time.perf_counter()
-        canvas = to_lattice(prepare(camera, self.bundle.manifest.preparation))
-        seconds = {"decode image": decoded - start, "prepare": time.perf_counter() - decoded}
-        judge = self.oracle(prompt, choices=choices, oracle=oracle)
-        guard = judge.constraint is not None if guard is None else guard
-        key = secrets.token_hex(16) if seed is None else check_seed(seed)
         rows = min(self.batch_size, max(self.rule.samples, self.selection))
-        while True:
-            ask = partial(self._question, prompt, judge, guard, rows)
-            polled = self._polled(
-                ask,
-                judge,
-                canvas,
-                seed=int(key, 16),
-                progress=progress,
-                count=lambda poll: count(poll, judge),
-            )
-            if polled is not None:
-                break
-            gc.collect()  # the error's frames may hold arrays still
-            rows = _halved(rows)
-        question, poll, votes = polled
-        seconds |= {**poll.seconds, **question.seconds, "total": time.perf_counter() - start}
-        return Asked(
-            camera=camera,
-            prompt=prompt,
-            judge=judge,
-            guard=guard,
-            seed=key,
-            seed_source="operating system" if seed is None else "given",
-            question=question,
-            poll=poll,
-            votes=votes,
-            seconds=seconds,
-        )
-
-    def _question(self, prompt: str, judge: Oracle, guard: bool, rows: int) -> Question:
-        return Question(
-            self.model,
-            prompt,
-            rows=rows,
-            constraint=judge.constraint,
-            guard=guard,
-            max_new_tokens=judge.max_new_tokens,
-        )
-
-    def _polled(
-        self,
-        ask: Callable[[], Question],
-        judge: Oracle,
-        canvas: NDArray[np.float64],
-        *,
-        seed: int,
-        progress: Progress,
-        count: Callable[[Poll], Counted],
-    ) -> tuple[Question, Poll, Counted] | None:
-        """Ask and count; None when memory runs out, and everything that held it is free again."""
-        done = 0
-
-        def report(samples: int) -> None:
-            nonlocal done
-            done += samples
-            progress(samples)
-
-        poll = None
-        try:
-            question = ask()
-            poll = Poll(question, judge, canvas, sigma=self.rule.sigma, seed=seed, progress=report)
-            return question, poll, count(poll)
-        except MemoryError:
-            if poll is not None:
-                poll.finish()
-            progress(-done)
-            return None
+        return ask(self.model, request, sigma=self.rule.sigma, rows=rows, progress=progress, count=count)
 
     def _drawn(self, part: Part | None, seed: str | None) -> range:
         """The indices of the samples that are counted."""
@@ -415,7 +293,7 @@ class Certifier:
             return Stop(None, cancelled)
         if self.rule.method == "fixed":
             raise InputError("a fixed number of samples has no deadline: use the method sequential")
-        if not 0 < _real("deadline_ms", deadline_ms) < math.inf:
+        if not 0 < real("deadline_ms", deadline_ms) < math.inf:
             raise InputError(f"the deadline is {deadline_ms} ms; it must be a number above 0")
         return Stop(deadline_ms, cancelled)
 
@@ -489,50 +367,3 @@ class Certifier:
 def _values(bundle: Bundle) -> int:
     """How many numbers a canvas holds."""
     return 3 * math.prod(bundle.manifest.preparation.canvas_size)
-
-
-def _real(name: str, value: float) -> float:
-    """A float that a certificate can hold: no truth value, no text, also where numpy made it.
-
-    Raises:
-        InputError: it is none.
-    """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise InputError(f"{name} is {value!r}; it must be a number")
-    try:
-        return float(value)
-    except OverflowError:
-        raise InputError(f"{name} is larger than a float can be; it must be a smaller number") from None
-
-
-def _whole(name: str, value: int) -> int:
-    """The same for an integer."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise InputError(f"{name} is {value!r}; it must be a whole number")
-    return int(value)
-
-
-def _halved(rows: int) -> int:
-    """Half the chunk: a sample's noise depends on its number alone, so the votes stay what they were.
-
-    Where it has no half, its largest divisor: each look at a target stays between two chunks.
-
-    Raises:
-        BackendError: there is no smaller one.
-    """
-    if rows == 1:
-        raise BackendError(
-            "out of memory, even with one sample at a time: end other programs, or use a smaller model"
-        )
-    return next((rows // by for by in range(2, math.isqrt(rows) + 1) if rows % by == 0), 1)
-
-
-def check_seed(seed: str) -> str:
-    """Return a seed in lower case when it is 128 bits.
-
-    Raises:
-        InputError: it is not 32 hexadecimal digits.
-    """
-    if not isinstance(seed, str) or not re.fullmatch(r"[0-9a-fA-F]{32}", seed):
-        raise InputError(f"the seed {seed!r} is not 32 hexadecimal digits (128 bits)")
-    return seed.lower()

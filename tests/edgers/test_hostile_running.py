@@ -252,10 +252,10 @@ def scarce(monkeypatch, holder, name, rows_of, most):
 
 
 SCARCE = {
-    "when a question's buffers are made": ("edgers.certify.Question", "__init__", lambda _a, m: m["rows"]),
+    "when a question's buffers are made": ("edgers.asked.Question", "__init__", lambda _a, m: m["rows"]),
     "when the noise's buffers are made": ("edgers.poll.NoiseAhead", "__init__", lambda a, _m: a[2][0]),
     "when noise is drawn": ("edgers_engines.device", "noisy_copies", lambda _a, m: len(m["out"])),
-    "in a run of the model": ("edgers.certify.Question", "answers", lambda a, _m: len(a[1])),
+    "in a run of the model": ("edgers.asked.Question", "answers", lambda a, _m: len(a[1])),
 }
 
 

@@ -136,7 +136,7 @@ def wrong_answers(demo_bundle, monkeypatch):
     tiny.manifest = replace(demo_bundle.manifest, preparation=Preparation(exact=(1, 1)))
     rules = next(oracle for oracle in tiny.manifest.oracles if oracle.name == ACTION_ORACLE)
     monkeypatch.setattr(HalfSpaces, "classes", tuple(dict.fromkeys(rule.label for rule in rules.rules))[:2])
-    monkeypatch.setattr("edgers.certify.Question", HalfSpaces)
+    monkeypatch.setattr("edgers.asked.Question", HalfSpaces)
     black = np.zeros((1, 1, 3), np.uint8)
 
     def count(probability, *, failing=False):
