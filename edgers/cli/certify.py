@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgers.cli import ABSTAINED
+from edgers.cli.images import for_each
 from edgers.cli.options import (
     PATH,
     backend_options,
@@ -19,9 +19,9 @@ from edgers.cli.options import (
     pair,
     question_options,
 )
-from edgers.cli.output import interruption, print_json, progress_bar, stdout, tell_failure, write_new
+from edgers.cli.output import interruption, print_json, progress_bar, stdout, write_new
 from edgers_engines.atomic import check_new
-from edgers_engines.errors import EdgersError, InputError
+from edgers_engines.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,37 +152,32 @@ def command(
         backend=open_backend(backend, device=device, threads=threads),
     )
     certifier = certifier.accounted(*counted[-1])  # the smallest level: refused before the first image
-    code = 0
+    remaining = iter(counted)
     interrupted: Callable[[], bool] = bool  # of the image before
-    for image, counts_as in zip(images, counted, strict=True):
+
+    def answered(image: Path) -> bool:
+        nonlocal interrupted
         if interrupted():
             raise KeyboardInterrupt
-        try:
-            camera = CameraImage.of(image)
-            total = certifier.samples_per_certificate
-            with progress_bar(image.name, total) as progress, interruption(method != "fixed") as interrupted:
-                certificate = certifier.accounted(*counts_as).certify(
-                    camera,
-                    prompt,
-                    choices=named(choices),
-                    oracle=oracle,
-                    seed=seed,
-                    part=_part(part),
-                    deadline_ms=deadline_ms,
-                    cancelled=interrupted,
-                    progress=progress,
-                )
-        except InputError:
-            raise  # the question is wrong, so it is wrong for every image
-        except EdgersError as error:
-            if len(images) == 1:
-                raise
-            tell_failure(error, image, as_json=as_json)
-            code = 1
-            continue
+        counts_as = next(remaining)
+        camera = CameraImage.of(image)
+        total = certifier.samples_per_certificate
+        with progress_bar(image.name, total) as progress, interruption(method != "fixed") as interrupted:
+            certificate = certifier.accounted(*counts_as).certify(
+                camera,
+                prompt,
+                choices=named(choices),
+                oracle=oracle,
+                seed=seed,
+                part=_part(part),
+                deadline_ms=deadline_ms,
+                cancelled=interrupted,
+                progress=progress,
+            )
         _deliver(certificate, camera, as_json=as_json, save=save, plot=plot)
-        code = code or (0 if certificate.certified else ABSTAINED)
-    return code
+        return certificate.certified
+
+    return for_each(images, answered, as_json=as_json)
 
 
 def _part(text: str | None) -> Part | None:

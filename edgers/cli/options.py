@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,21 @@ import click
 from edgers_engines.errors import InputError
 
 if TYPE_CHECKING:
-    from edgers.smoothing.oracle_error import Mode
+    from edgers.smoothing.mode import Mode
 
 Command = Callable[..., Any]
+
+# Where a mode's numbers come from.
+_OPTIONS = {
+    "error_rate": "--error-rate",
+    "false_positive_rate": "--false-positive-rate",
+    "false_negative_rate": "--false-negative-rate",
+    "errors": "--calibration",
+    "total": "--calibration",
+    "counts": "--calibration",
+    "correct": "--audited",
+    "audited": "--audited",
+}
 
 PATH = click.Path(path_type=Path)
 
@@ -114,7 +126,8 @@ def mode_of_options(
     Raises:
         InputError: no such mode, or other numbers than it takes.
     """
-    from edgers.smoothing.oracle_error import mode
+    from edgers.smoothing.mode import parameters
+    from edgers.smoothing.oracle_error import MODES, mode
 
     given: dict[str, object] = {
         "error_rate": error_rate,
@@ -127,10 +140,22 @@ def mode_of_options(
         given["errors"], given["total"] = pair("--calibration", calibration)
     if audited is not None:
         given["correct"], given["audited"] = pair("--audited", audited)
+    given = {name: value for name, value in given.items() if value is not None}
+    takes, options = _options_of(parameters(MODES[assume]) if assume in MODES else given), _options_of(given)
+    if takes != options:
+        raise InputError(f"--assume {assume} takes {_listed(takes)}; it was given {_listed(options)}")
     try:
-        return mode(assume, **{name: value for name, value in given.items() if value is not None})
+        return mode(assume, **given)
     except ValueError as error:
         raise InputError(str(error)) from None
+
+
+def _options_of(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(_OPTIONS[name] for name in names if name in _OPTIONS))
+
+
+def _listed(options: list[str]) -> str:
+    return " and ".join(options) or "no number"
 
 
 def pair(option: str, text: str) -> tuple[int, int]:

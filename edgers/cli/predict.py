@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgers.cli import ABSTAINED
+from edgers.cli.images import for_each
 from edgers.cli.options import PATH, backend_options, bundle_option, json_option, named, question_options
-from edgers.cli.output import print_json, progress_bar, tell_failure
-from edgers_engines.errors import EdgersError, InputError, printable
+from edgers.cli.output import print_json, progress_bar
+from edgers_engines.errors import printable
 
 if TYPE_CHECKING:
     from edgers.prediction import Prediction
@@ -66,27 +66,19 @@ def command(
         batch_size=batch_size,
         backend=open_backend(backend, device=device, threads=threads),
     )
-    code = 0
-    for image in images:
-        try:
-            with progress_bar(image.name, samples) as progress:
-                found = certifier.predict(
-                    image, prompt, choices=named(choices), oracle=oracle, seed=seed, progress=progress
-                )
-        except InputError:
-            raise  # the question is wrong, so it is wrong for every image
-        except EdgersError as error:
-            if len(images) == 1:
-                raise
-            tell_failure(error, image, as_json=as_json)
-            code = 1
-            continue
+
+    def answered(image: Path) -> bool:
+        with progress_bar(image.name, samples) as progress:
+            found = certifier.predict(
+                image, prompt, choices=named(choices), oracle=oracle, seed=seed, progress=progress
+            )
         if as_json:
             print_json(found)
         else:
             click.echo(printable(_said(found)))
-        code = code or (0 if found.label is not None else ABSTAINED)
-    return code
+        return found.label is not None
+
+    return for_each(images, answered, as_json=as_json)
 
 
 def _said(found: Prediction) -> str:

@@ -72,9 +72,12 @@ def test_radius_of_votes_that_one_could_stop_at_any_time_is_smaller(edgers, mode
 
 WRONG = {
     "no such mode": (("--assume", "trust"), "there is no mode 'trust'"),
-    "a number too many": (("--error-rate", 0.1), "mode composite takes nothing"),
-    "a number too few": (("--assume", "asymmetric", "--false-positive-rate", 0.1), "takes false_positive"),
-    "no number": (("--assume", "adversarial"), "mode adversarial takes error_rate"),
+    "a number too many": (("--error-rate", 0.1), "composite takes no number; it was given --"),
+    "a number too few": (
+        ("--assume", "asymmetric", "--false-positive-rate", 0.1),
+        "takes --false-positive-rate and --false-negative-rate; it",
+    ),
+    "no number": (("--assume", "adversarial"), "takes --error-rate; it was given no number"),
     "an error rate of nan": (("--assume", "adversarial", "--error-rate", "nan"), "the error rate is nan"),
     "an error rate of inf": (("--assume", "adversarial", "--error-rate", "inf"), "the error rate is inf"),
     "an error rate below 0": (("--assume", "adversarial", "--error-rate", "-0.1"), "the error rate is -0.1"),
@@ -92,7 +95,7 @@ WRONG = {
     "too many answers": (("--assume", "calibrated", "--calibration", "9/9999999999"), "9999999999"),
     "several pairs for one": (("--assume", "calibrated", "--calibration", "1/9,1/9"), "two counts"),
     "an empty pair": (("--assume", "calibrated-false-positive", "--calibration", "1/9,"), "two counts"),
-    "calibration where none is": (("--calibration", "3/9"), "mode composite takes nothing"),
+    "calibration where none is": (("--calibration", "3/9"), "composite takes no number; it was given --"),
     "an audit of nothing": (("--assume", "audit", "--audited", "0/0"), "samples is 0"),
     "pairwise without the others": (("--assume", "pairwise"), "with --others"),
     "others that do not add up": (("--assume", "pairwise", "--others", "3,3"), "add up to the 5"),
