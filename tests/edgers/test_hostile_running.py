@@ -276,6 +276,12 @@ def test_too_little_memory_halves_the_chunk_and_changes_no_vote(ask, monkeypatch
     assert (found.radius, found.label) == (expected.radius, expected.label)
 
 
+def test_a_chunk_that_has_no_half_becomes_its_largest_divisor(demo_bundle, first_frame, monkeypatch):
+    certifier = Certifier(demo_bundle, sigma=0.25, samples=15, selection=2, batch_size=15)
+    scarce(monkeypatch, Question, "answers", lambda a, _m: len(a[1]), 14)
+    assert certifier.certify(first_frame, demo.PROMPT, choices=demo.ACTIONS).batch_size == 5
+
+
 def test_memory_that_ends_after_the_selection_does_not_count_a_sample_twice(ask, monkeypatch):
     expected, whole, done = ask(), Question.answers, []
     asked = scarce(monkeypatch, Question, "answers", lambda a, _m: len(a[1]) if done.count(9) else 0, 16)
