@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from edgers.certificate import Certificate
-from edgers.ending import CANCELLED, DEADLINE, OUT_OF_REACH
+from edgers.ending import CANCELLED, DEADLINE, ONE_PART, OUT_OF_REACH
 from edgers.oracle.base import FAILED, OTHER, RESERVED, UNDECIDED
 from edgers.rule import FLOOR
 from edgers.smoothing.oracle_error import Composite, Pairwise
@@ -38,21 +38,23 @@ def floored(value: float) -> str:
     return f"{math.floor(value * scale) / scale:.{decimals}f}"
 
 
-def of_the_label(certificate: Certificate) -> bool:
-    """Whether the claim is about the oracle's label; in all other modes it is about what is true."""
-    return certificate.assumption.mode in {Composite.name, Pairwise.name}
+def of_the_label(mode: str) -> bool:
+    """Whether a mode's claim is about the oracle's label; in all other modes it is about what is true."""
+    return mode in {Composite.name, Pairwise.name}
 
 
 def meaning(certificate: Certificate) -> str:
     """One or two sentences: what is certified, how large that is, or that nothing is."""
     c = certificate
     higher = c.floor > FLOOR
+    if c.stopped_because == ONE_PART:
+        return "One part of the samples is counted: it proves nothing alone."
     if c.radius is None or c.radius_camera is None:
         kept = f" to keep a probability of {c.floor}" if higher else ""
         return f"No class is certified{kept} for this image at this noise: act as if there were no answer."
     does = f"keeps a probability of at least {c.floor}" if higher else "wins the vote"
     claim = f"The class {c.label!r} {does} under noise"
-    if not of_the_label(c):
+    if not of_the_label(c.assumption.mode):
         share = f"a share of at least {c.floor} of the noise" if higher else "most of the noise"
         claim = f"If the oracle errs as assumed, {c.label!r} is true under {share}"
     return (
@@ -96,12 +98,6 @@ def _abstention(c: Certificate) -> str:
             "the certificate of all parts."
         )
     share = c.votes.certification[c.label] / c.samples_counted
-    if c.stopped_because == OUT_OF_REACH:
-        return (
-            f"{share:.0%} of {c.samples_counted} samples say {c.label!r}: too few for a radius of "
-            f"{c.target_radius:g}. Ask for a smaller one, {_lower_floor(c)}take a clearer "
-            "image, or ask another question."
-        )
     if (needed := _samples_needed(c, share)) is not None:
         again = (
             "or for the next attempt"
@@ -110,8 +106,15 @@ def _abstention(c: Certificate) -> str:
             "alpha; --attempt is for that"
         )
         return (
-            f"{share:.0%} of the samples say {c.label!r}, but {c.n} are too few to be sure; about --samples "
-            f"{needed} certify such a share. Set it for the next image, {again}."
+            f"{share:.0%} of {c.samples_counted} samples say {c.label!r}, but {c.n} are too few to be sure"
+            f"{_of_target(c)}; about --samples {needed} certify such a share. Set it for the next image, "
+            f"{again}."
+        )
+    if c.stopped_because == OUT_OF_REACH and share > c.floor:
+        return (
+            f"{share:.0%} of {c.samples_counted} samples say {c.label!r}: too few for a radius of "
+            f"{c.target_radius:g}. Ask for a smaller one, {_lower_floor(c)}take a clearer "
+            "image, or ask another question."
         )
     others = {name: count for name, count in c.votes.certification.items() if name != c.label}
     rival = max(others, key=lambda name: others[name])
@@ -120,6 +123,10 @@ def _abstention(c: Certificate) -> str:
         f"{others[rival] / c.samples_counted:.0%} {rival!r}. Lower --sigma, {_lower_floor(c)}take a clearer "
         "image, or ask another question."
     )
+
+
+def _of_target(c: Certificate) -> str:
+    return "" if c.target_radius is None else f" of a radius of {c.target_radius:g}"
 
 
 def _lower_floor(c: Certificate) -> str:

@@ -49,7 +49,8 @@ class Request:
         known = {rules.name: rules for rules in manifest.oracles}
         listed = ", ".join(known) or "none"
         if (self.choices is None) == (self.oracle is None):
-            raise InputError(f"give either choices or an oracle's name (this bundle has: {listed})")
+            both = "" if self.choices is None else ", not both"
+            raise InputError(f"give either choices or an oracle's name{both} (this bundle has: {listed})")
         if self.choices is not None:
             return Choices(self.choices, self.prompt, model.prompts, manifest.decoding.end_tokens[0])
         if self.oracle not in known:

@@ -265,7 +265,10 @@ class Certifier:
         if self.rule.method != "fixed":
             raise InputError("only a fixed number of samples has parts: who stops early needs all in order")
         if seed is None:
-            raise InputError("parts of one certificate share a seed: give all the same 32 hexadecimal digits")
+            raise InputError(
+                "parts of one certificate share a seed: give all the same 32 hexadecimal digits, drawn for "
+                "this image, as by `openssl rand -hex 16`"
+            )
         try:
             return part.samples(self.rule.samples)
         except ValueError as error:

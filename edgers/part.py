@@ -34,6 +34,8 @@ _OWN = {
     "timings_ms",
     "samples_spent",
 }
+# What a person would name first; other fields follow from it.
+_FIRST = ("bundle_digest", "image_sha256", "prompt", "oracle", "seed", "n", "parts")
 
 
 class Part(Record, frozen=True, kw_only=True):
@@ -50,8 +52,8 @@ class Part(Record, frozen=True, kw_only=True):
         """
         if not (2 <= self.of <= min(n, MAX_PARTS) and 1 <= self.number <= self.of):
             raise ValueError(
-                f"part {self.number} of {self.of} of {n} samples: there are at least 2 parts, each has a "
-                f"sample, and they count from 1"
+                f"{n} samples have no part {self.number}/{self.of}: parts are 2 or more, count from 1, and "
+                "each has a sample"
             )
         return range(n * (self.number - 1) // self.of, n * self.number // self.of)
 
@@ -132,8 +134,9 @@ def _difference(one: Certificate, other: Certificate) -> str | None:
     a, b = asdict(one), asdict(other)
     a["parts"], b["parts"] = (c.part.of if c.part else None for c in (one, other))
     a["selection"], b["selection"] = one.votes.selection, other.votes.selection
-    a["guard"], b["guard"] = one.margin.guard, other.margin.guard
-    return next((name for name in a if name not in _OWN and a[name] != b[name]), None)
+    for name in ("guard", "tolerance"):
+        a[name], b[name] = getattr(one.margin, name), getattr(other.margin, name)
+    return next((name for name in (*_FIRST, *a) if name not in _OWN and a[name] != b[name]), None)
 
 
 def _total(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def verify(certificate: Certificate) -> None:
     if mismatch is not None:
         field, found, expected = mismatch
         raise CertificateError(
-            f"{field} is {_short(found)}, but {_short(expected)} follows from the other fields"
+            f"{field} is {_short(found)}, but {_short(expected)} follows from the other fields: it was "
+            "changed or is faulty, do not rely on it"
         )
 
 
@@ -65,6 +66,8 @@ def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
     yield "oracle.classes without repeats", len(set(c.oracle.classes) - set(RESERVED)), len(c.oracle.classes)
     yield "votes.selection's classes", sorted(selection), sorted(classes)
     yield "votes.certification's classes", sorted(votes), sorted(classes)
+    negative = min(0, *selection.values(), *votes.values())  # which a file cannot hold, but an object can
+    yield "the least count of votes", negative, 0
     yield "label", c.label, winner(selection, c.oracle.classes)
     yield "assumption", c.assumption, assumption(mode_of(c.assumption))
     counted = c.accounting

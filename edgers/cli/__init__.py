@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from difflib import get_close_matches
 from importlib import import_module
 
 import click
@@ -49,6 +50,14 @@ class _Commands(click.Group):
             raise TypeError(f"edgers.cli.{cmd_name} has no click command")
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, which does not know what a mistyped name might mean."""
+        if args and args[0] not in _COMMANDS and (close := get_close_matches(args[0], _COMMANDS, n=1)):
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {close[0]!r}?")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
@@ -83,7 +92,7 @@ def _run() -> int:
         click.echo(error.format_message(), err=True)
         return 2
     except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted; what was not finished is not there", 130)
+        return _fail("interrupted; what was not finished is not there: run it again", 130)
     except Exception as error:
         if os.environ.get("EDGERS_TRACEBACK"):
             raise

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from edgers.certificate import Certificate
     from edgers.part import Part
     from edgers.rule import Method
-    from edgers_engines.image import CameraImage
 
 
 @click.command("certify")
@@ -72,7 +71,11 @@ if TYPE_CHECKING:
     help="fixed: all samples are drawn. sequential: it may end at any time. batched: a target is decided at "
     "looks laid down before  [default: sequential with --target-radius or --deadline-ms, else fixed]",
 )
-@click.option("--target-radius", type=float, help="End when this L2 radius is certified or out of reach.")
+@click.option(
+    "--target-radius",
+    type=float,
+    help="End when this L2 radius, on the model's canvas, is certified or out of reach.",
+)
 @click.option(
     "--floor",
     type=float,
@@ -80,7 +83,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Probability that the class keeps within the radius: 0.5 is the majority, more is a smaller radius.",
 )
-@click.option("--deadline-ms", type=float, help="Begin no batch after so many milliseconds, per image.")
+@click.option(
+    "--deadline-ms",
+    type=float,
+    help="Begin no batch after so many milliseconds, from when the image is read.",
+)
 @mode_options
 @click.option("--seed", help="32 hexadecimal digits, to repeat a run; drawn by the system unless given.")
 @click.option(
@@ -126,8 +133,8 @@ def command(
 
     With the method sequential, Ctrl-C ends the samples and certifies what they prove; a second one aborts.
 
-    Exit code 0: all certified, with --target-radius at that radius. 10: one abstained, none failed. 1: one
-    failed; the others are still done. 130: Ctrl-C left images undone.
+    Exit code 0: all certified, with --target-radius at that radius; or counted, as a part. 10: one abstained,
+    none failed. 1: one failed; the others are still done. 130: Ctrl-C left images undone.
     """
     _check_outputs(images, save, plot)
     counted = _counted(len(images), among, attempt)
@@ -135,8 +142,8 @@ def command(
     method = method or ("sequential" if early else "fixed")
     from edgers.certify import Certifier
     from edgers.demo import load_bundle
+    from edgers.ending import ONE_PART
     from edgers_engines.engine import open_backend
-    from edgers_engines.image import CameraImage
 
     certifier = Certifier(
         load_bundle(bundle_path),
@@ -160,11 +167,10 @@ def command(
         if interrupted():
             raise KeyboardInterrupt
         counts_as = next(remaining)
-        camera = CameraImage.of(image)
         total = certifier.samples_per_certificate
         with progress_bar(image.name, total) as progress, interruption(method != "fixed") as interrupted:
             certificate = certifier.accounted(*counts_as).certify(
-                camera,
+                image,
                 prompt,
                 choices=named(choices),
                 oracle=oracle,
@@ -174,8 +180,8 @@ def command(
                 cancelled=interrupted,
                 progress=progress,
             )
-        _deliver(certificate, camera, as_json=as_json, save=save, plot=plot)
-        return certificate.certified
+        _deliver(certificate, image, as_json=as_json, save=save, plot=plot)
+        return certificate.certified or certificate.stopped_because == ONE_PART
 
     return for_each(images, answered, as_json=as_json)
 
@@ -213,7 +219,7 @@ def _check_outputs(images: tuple[Path, ...], save: Path | None, plot: Path | Non
 
 def _deliver(
     certificate: Certificate,
-    camera: CameraImage,
+    image: Path,
     *,
     as_json: bool,
     save: Path | None,
@@ -225,10 +231,16 @@ def _deliver(
     else:
         from edgers.report.text import certificate_panel
 
-        stdout().print(certificate_panel(certificate, camera.source or ""))
+        stdout().print(certificate_panel(certificate, certificate.image or ""))
     if save is not None:
         write_new(save, certificate.to_json())
     if plot is not None:
         from edgers.report.plot import plot_certificate
+        from edgers_engines.image import CameraImage
 
+        camera = CameraImage.of(image)
+        if camera.sha256 != certificate.image_sha256:
+            raise InputError(
+                f"{image} was changed while it was certified: there is no picture of what it was"
+            )
         write_new(plot, plot_certificate(certificate, camera, plot.suffix[1:]))

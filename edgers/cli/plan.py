@@ -70,7 +70,9 @@ def command(
     tuning = {name: value for name, value in choices.items() if value is not None}
     if curve is not None:
         if tuning or probabilities or (sigma, target_radius, measured, plot) != (None,) * 4:
-            raise InputError("--curve goes with --alpha, --distribution and --json only: radii are in sigmas")
+            raise InputError(
+                "--curve is of any radius, in sigmas: leave out all but --alpha, --distribution and --json"
+            )
         _curve(curve, distribution or DISTRIBUTION, alpha, as_json=as_json)
         return 0
     if distribution is not None:

@@ -87,9 +87,9 @@ def _said(found: Prediction) -> str:
     how = f"{votes} of {found.n} votes; p-value {found.p_value:.3g}"
     if found.label is None:
         close = found.p_value > found.alpha
-        why = f"above alpha {found.alpha:g}" if close else "the winner is never answered"
+        why = f"above alpha {found.alpha:g}, try more --samples" if close else "the winner is never answered"
         return f"{found.image}: abstained ({how}: {why})"
     return (
-        f"{found.image}: {found.label} ({how}; not the most likely class with probability at most "
-        f"{found.alpha:g}; no radius is claimed)"
+        f"{found.image}: {found.label} ({how}; a class that is not the likeliest is answered with "
+        f"probability at most {found.alpha:g}; no radius is claimed)"
     )

@@ -44,7 +44,7 @@ def command(
     as_json: bool,
     **numbers: Any,  # noqa: ANN401  the options of `mode_options`
 ) -> int:
-    """The certified radius of a vote count.
+    """The certified radius of a vote count, for ideal noise: a certificate takes its sampler's distance off.
 
     The class, what is assumed, and with the method fixed the number of samples must have been chosen before
     these votes were seen.
@@ -90,7 +90,7 @@ def command(
 
 
 def _show(found: Conclusion, rule: Rule) -> None:
-    from edgers.advice import floored
+    from edgers.advice import floored, of_the_label
     from edgers.assumption import assumption
     from edgers.rule import FLOOR
 
@@ -103,6 +103,8 @@ def _show(found: Conclusion, rule: Rule) -> None:
             f"R = {floored(found.radius)}  ({bound}, wrong with probability at most {rule.alpha:g})",
             assumption(rule.mode, recorded=False).sentence,
         ]
+        if not of_the_label(rule.mode.name):
+            said.append("If the oracle errs as assumed, the class is true under most of the noise within R.")
         if rule.floor != FLOOR:
             said.append(f"Within R the class keeps a probability above {rule.floor:g}.")
     for line in said:

@@ -32,7 +32,9 @@ class Choices:
         if not isinstance(names, Sequence):
             raise InputError(f"choices are a sequence of texts, not a {type(names).__name__}")
         if not 2 <= len(names) <= MAX_CHOICES:
-            raise InputError(f"choices given: {len(names)}; give between 2 and {MAX_CHOICES}")
+            raise InputError(
+                f"choices given: {len(names)}; give between 2 and {MAX_CHOICES}, as in left,right"
+            )
         check_classes(names)
         self._names: dict[tuple[int, ...], str] = {}
         for name in names:

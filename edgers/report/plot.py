@@ -97,7 +97,7 @@ def _draw_radius(axes: Axes, c: Certificate) -> None:
         axes.axhline(c.target_radius, color=_GREY, linewidth=1, linestyle=":", label="target radius")
         axes.legend(frameon=False, fontsize=8)
     axes.set_xlim(first - 0.01 * n, n * 1.01)
-    axes.set_xlabel("votes for the winning class")
+    axes.set_xlabel("votes for the selected class")
     axes.set_ylabel("certified L2 radius")
     verdict = f"R = {floored(c.radius)}" if c.certified and c.radius is not None else "abstained"
     axes.set_title(printable(f"{c.label}: {verdict}, α = {c.alpha:g}"), fontsize=10, parse_math=False)

@@ -12,9 +12,11 @@ from rich.text import Text
 
 from edgers.advice import advice, floored, meaning, of_the_label
 from edgers.certificate import Certificate
+from edgers.ending import ONE_PART
 from edgers_engines.errors import printable
 
 _BAR = 24
+_CLASSES = 8
 
 
 def certificate_panel(certificate: Certificate, title: str) -> Panel:
@@ -65,12 +67,8 @@ def _votes(c: Certificate) -> Table:
 
 def _evidence(c: Certificate) -> Table:
     table = Table.grid(padding=(0, 2))
-    margin = (
-        "no token had a rival"
-        if c.margin.smallest is None
-        else f"smallest lead {c.margin.smallest:.3g} logits"
-    )
     for name, value in (
+        ("question", f"{c.prompt!r} → {_classes(c)}"),
         ("bound", _bound(c)),
         ("noise", f"sigma {c.sigma:g}, {'seed given' if c.seed_source == 'given' else 'fresh seed'}"),
         ("samples", _samples(c)),
@@ -78,13 +76,14 @@ def _evidence(c: Certificate) -> Table:
         ("assumes", f"{c.assumption.mode}: {c.assumption.sentence}"),
         (
             "image",
+            f"{c.image or 'pixels'}: "
             f"{_size(c.preparation.camera_size)} camera → {_size(c.preparation.canvas_size)} canvas"
             + (", turned upright by its EXIF orientation" if c.preparation.rotated_by_exif else ""),
         ),
         (
             "model",
             f"bundle {c.bundle_digest[:16]}, {c.engine.backend} {c.engine.version} on {c.engine.device}; "
-            + margin,
+            + _margin(c),
         ),
         ("answers", "; ".join(f"{text!r} {count}×" for text, count in c.answers.items()) or "none"),
         ("time", f"{_seconds(c)} s with {c.threads} threads, batches of {c.batch_size}"),
@@ -93,7 +92,24 @@ def _evidence(c: Certificate) -> Table:
     return table
 
 
+def _classes(c: Certificate) -> str:
+    """The first of them, for there may be a thousand."""
+    more = len(c.oracle.classes) - _CLASSES
+    named = ", ".join(c.oracle.classes[:_CLASSES]) + (f" and {more} more" if more > 0 else "")
+    return named if c.oracle.kind == "choices" else f"{named} (by the oracle {c.oracle.name!r})"
+
+
+def _margin(c: Certificate) -> str:
+    if not c.samples_spent:
+        return "not asked"
+    if c.margin.smallest is None:
+        return "no token had a rival"
+    return f"smallest lead {c.margin.smallest:.3g} logits"
+
+
 def _abstained(c: Certificate) -> str:
+    if c.part is not None and c.stopped_because == ONE_PART:
+        return f"part {c.part.number} of {c.part.of}, counted"
     if c.radius is None or c.target_radius is None:
         return "abstained"
     return f"abstained: R ≥ {c.target_radius:g} is not shown, only R = {floored(c.radius)}"
@@ -123,7 +139,7 @@ def _bound(c: Certificate) -> str:
         return "none: a part of the samples proves nothing alone"
     if c.p_lower <= 0:
         return f"none: by the method {c.method} these votes prove nothing"
-    what = f"of {c.label!r}" if of_the_label(c) else f"that {c.label!r} is true"
+    what = f"of {c.label!r}" if of_the_label(c.assumption.mode) else f"that {c.label!r} is true"
     return (
         f"probability {what} under noise at least {floored(c.p_lower)}; "
         f"wrong with probability at most {c.alpha:g}"

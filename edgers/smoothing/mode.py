@@ -73,7 +73,7 @@ class Mode(ABC):
         value, complement = Fraction(q_lower.value), Fraction(q_lower.complement)
         if complement < e:
             raise ValueError(
-                f"the oracle says the class with probability {q_lower.value} at least; mode {self.name} "
+                f"the oracle says the class with probability {q_lower.value:.6g} at least; mode {self.name} "
                 f"rules out more than {float(1 - e)}: its assumption does not hold here"
             )
         scale = 1 - e - f

@@ -239,9 +239,10 @@ class Calibrated(Mode):
 
     name: ClassVar[str] = "calibrated"
     template: ClassVar[str] = (
-        "The oracle's error rate is bounded from above by {errors} errors in {total} independent "
-        "calibration answers, one per image. It is averaged over the calibration distribution, not "
-        "measured at this input; part of alpha pays for it."
+        "At this input the oracle says the class falsely no more often than the upper bound that {errors} "
+        "errors in {total} independent calibration answers, one per image, give of its average over "
+        "their distribution. Where it errs more often the claim can be false, however small alpha is. "
+        "Part of alpha pays for the bound."
     )
     errors: int
     total: int
@@ -273,9 +274,10 @@ class CalibratedFalsePositive(Mode):
 
     name: ClassVar[str] = "calibrated-false-positive"
     template: ClassVar[str] = (
-        "The oracle's false-positive rate is bounded from above, for the worst of the other classes, by "
-        "independent calibration answers, one per image (errors and totals: {counts}). It is averaged "
-        "over the calibration distribution, not measured at this input; part of alpha pays for it."
+        "At this input, where another class is true, whichever it is, the oracle says the certified class no "
+        "more often than the upper bound that independent calibration answers, one per image, give of "
+        "its average over their distribution, for the worst class (errors of answers: {counts}). Where it "
+        "errs more often the claim can be false, however small alpha is. Part of alpha pays for the bound."
     )
     counts: Sequence[tuple[int, int]]
     vote_share: float = 0.5
@@ -289,6 +291,13 @@ class CalibratedFalsePositive(Mode):
         for errors, total in self.counts:
             check_counts(errors, total)
         _check_share(self.vote_share)
+        # A copy: what is assumed is laid down here, whatever becomes of the caller's lists.
+        object.__setattr__(self, "counts", tuple((errors, total) for errors, total in self.counts))
+
+    @property
+    def sentence(self) -> str:
+        """The assumption in words."""
+        return self.template.format(counts=", ".join(f"{errors} of {total}" for errors, total in self.counts))
 
     def check_classes(self, classes: int) -> None:
         """Each class besides the certified one needs counts of its own."""

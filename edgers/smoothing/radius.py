@@ -158,4 +158,6 @@ def linf_radius(radius: float, values: int) -> float:
 
 
 def _quantile(p: Probability) -> float:
-    return float(-ndtri(p.complement) if p.complement < 0.5 else ndtri(p.value))
+    if p.complement < 0.5:
+        return float(-ndtri(max(p.complement, sys.float_info.min)))  # of 1 itself it would be infinite
+    return float(ndtri(p.value))

@@ -74,7 +74,8 @@ def test_numbers_of_any_type_make_the_same_record(given, same):
         ("symmetric", {"error_rate": 0.5}, None, "the error rate is 0.5"),
         ("calibrated", {"vote_share": 1.0}, {"errors": 1, "total": 10}, "share of alpha is 1"),
         ("calibrated", {"vote_share": 0.5}, {"errors": 11, "total": 10}, "11 votes of 10"),
-        ("calibrated", {"vote_share": 0.5}, {"errors": ((1, 2),), "total": 5}, "does not take such"),
+        ("calibrated", {"vote_share": 0.5}, {"errors": ((1, 2),), "total": 5}, "whole numbers"),
+        ("calibrated", {"vote_share": 0.5, "errors": 1.0, "total": 10.0}, None, "whole numbers"),
         ("calibrated-false-positive", {"vote_share": 0.5}, {"counts": 5}, "does not take such"),
         ("calibrated-false-positive", {"vote_share": 0.5}, {"counts": ()}, "no calibration counts"),
     ],
@@ -87,11 +88,10 @@ def test_a_record_of_no_mode_is_a_value_error_and_no_other(mode, parameters, cal
 
 def test_a_number_in_the_wrong_place_makes_another_record():
     """Which `verify` then refuses."""
-    for parameters, calibration in (
-        ({"vote_share": 0.5, "errors": 1.0, "total": 10.0}, None),
-        ({"vote_share": 0.5, "errors": 1.0}, {"errors": 2, "total": 10}),
-    ):
-        record = Assumption(
-            mode="calibrated", parameters=parameters, calibration=calibration, sentence="as it says"
-        )
-        assert assumption(mode_of(record)) != record
+    record = Assumption(
+        mode="calibrated",
+        parameters={"vote_share": 0.5, "errors": 1.0},
+        calibration={"errors": 2, "total": 10},
+        sentence="as it says",
+    )
+    assert assumption(mode_of(record)) != record

@@ -86,6 +86,41 @@ def test_a_tiny_alpha_neither_underflows_nor_loses_the_bound(votes, samples, alp
     assert exact_binomial.tail(votes, samples, mp.mpf(value) * (1 + mp.mpf("1e-9"))) >= alpha
 
 
+@pytest.mark.parametrize(
+    ("votes", "samples", "alpha"),
+    [
+        (2621, 2659, 6.2e-244),
+        (4109, 4147, 1.96e-243),
+        (8298, 8329, 1.3e-256),
+        (505, 521, 7.6e-298),
+        (19903, 19936, 9.1e-274),
+        (1, 9, 1e-280),
+        (500_000, 10**6, 1e-101),
+        (10**6 - 1, 10**6, 1e-300),
+        (40, 10**9, 1e-150),
+        (10**9 - 3, 10**9, 1e-300),
+    ],
+)
+def test_a_bound_holds_where_the_tail_underflows_in_scipy(votes, samples, alpha):
+    bound = clopper_pearson_lower(votes, samples, alpha)
+    assert 0 < bound.value < 1
+    assert exact_binomial.tail(votes, samples, bound.value) <= alpha
+    assert exact_binomial.tail(votes, samples, 1 - mp.mpf(bound.complement)) <= alpha
+    slack = mp.mpf(1e-9 + 1e-16 * samples)
+    assert exact_binomial.tail(votes, samples, mp.mpf(bound.value) * (1 + slack)) >= alpha
+
+
+@laws
+@given(st.integers(2, 10**9), st.integers(1, 40), st.floats(-300, -100), st.floats(0.5, 20))
+def test_a_smaller_alpha_gives_a_smaller_bound_down_to_the_least(samples, missing, exponent, factor):
+    missing = min(missing, samples - 1)
+    larger, smaller = (
+        clopper_pearson_lower(samples - missing, samples, 10.0**e) for e in (exponent, exponent - factor / 3)
+    )
+    assert smaller.complement >= larger.complement
+    assert smaller.value < larger.value or smaller.complement > larger.complement or larger.value == 0
+
+
 # --- exact coverage, without Monte Carlo --------------------------------------------------------------------
 
 

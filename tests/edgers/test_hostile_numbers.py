@@ -78,8 +78,8 @@ STATISTICS = [
     *((check_counts, pair, "the number of samples is") for pair in ((0, -1), (0, 2**63), (0, -(2**63)))),
     *((check_counts, pair, "votes of") for pair in ((2**63, 10), (-(2**63), 10), (11, 10), (1e308, 10))),
     (check_counts, (math.nan, 10), "votes of"),
-    (check_counts, (1, math.nan), "the number of samples is"),
-    (check_counts, (1, math.inf), "the number of samples is"),
+    (check_counts, (1, math.nan), "whole numbers"),
+    (check_counts, (1, math.inf), "whole numbers"),
     *(
         (clopper_pearson_lower, values, said)
         for values, said in (

@@ -522,11 +522,40 @@ def test_a_mode_that_is_not_there_or_lacks_a_number_is_refused(name, given, said
         (Symmetric(0.05), ["two classes", "same rate", "0.05 at least (a lower bound"]),
         (Unknown(), ["two classes", "same unknown rate", "With unequal rates the claim can be false"]),
         (Audit(39, 40), ["labelled 40", "agreed with 39", "taken to be right"]),
-        (Calibrated(2, 500), ["2 errors in 500", "one per image", "not measured at this input", "averaged"]),
-        (CalibratedFalsePositive(((1, 300),)), ["(1, 300)", "not measured at this input", "averaged"]),
+        (
+            Calibrated(2, 500),
+            ["2 errors in 500", "one per image", "errs more often the claim can be false", "average"],
+        ),
+        (
+            CalibratedFalsePositive(((1, 300),)),
+            ["1 of 300", "one per image", "errs more often the claim can be false", "average"],
+        ),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
 def test_the_sentence_says_what_is_assumed_with_its_numbers(claim, words):
     assert [word for word in words if word not in claim.sentence] == []
     assert "{" not in claim.sentence
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Audit(49.9, 50),
+        lambda: Audit(49, 50.0),
+        lambda: Calibrated(0.9, 1000),
+        lambda: CalibratedFalsePositive([(0.5, 10)]),
+        lambda: clopper_pearson_lower(9.5, 10, 0.001),
+    ],
+)
+def test_counts_that_are_not_whole_are_refused(make):
+    with pytest.raises(ValueError, match="whole numbers"):
+        make()
+
+
+def test_calibration_counts_stay_what_they_were_when_the_mode_was_made():
+    counts = [[60, 500], [7, 300]]
+    claim = CalibratedFalsePositive(counts)
+    counts[0][0] = 0
+    counts.pop()
+    assert claim.counts == ((60, 500), (7, 300))

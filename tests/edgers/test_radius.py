@@ -384,3 +384,10 @@ def test_a_floor_outside_one_half_to_one_is_refused_and_named(floor):
 
 def test_the_largest_sigma_is_accepted():
     assert check_radius_sigma(MAX_SIGMA) == MAX_SIGMA
+
+
+def test_a_probability_of_one_has_a_finite_radius():
+    """Where the algebra of a mode gives 1: less than what follows, never nothing and never without end."""
+    certain = Probability(math.nextafter(1, 0), 0.0)
+    assert 37 < certified_radius(certain, 1.0) < 38
+    assert 18 < pairwise_radius(certain, Probability(0.5, 0.5), 1.0) < 19

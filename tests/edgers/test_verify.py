@@ -416,7 +416,7 @@ NUMBERS = {
     Calibrated(1, 2000): [
         ("assumption.calibration.errors", 0, "assumption is"),
         ("assumption.calibration.total", 10**6, "assumption is"),
-        ("assumption.calibration.errors", [[1, 2]], "does not take such"),
+        ("assumption.calibration.errors", [[1, 2]], "whole numbers"),
         ("assumption.calibration", None, "mode calibrated takes"),
         ("assumption.parameters", {}, "assumption is"),
         ("assumption.parameters.vote_share", 5e-324, "alpha is"),
@@ -846,3 +846,12 @@ def test_an_array_that_was_certified_has_no_file_and_the_replay_asks_for_one(sho
 def test_an_image_name_that_leads_nowhere_is_refused(short, demo_bundle, name):
     with pytest.raises(EdgersError):
         replay(replace(short, image=name), demo_bundle)
+
+
+def test_a_certificate_in_memory_with_negative_votes_is_refused(certified):
+    none = dict.fromkeys(certified.votes.certification, 0)
+    votes = replace(certified.votes, certification={**none, "left": 60, "right": 45, "OTHER": -45})
+    selection = {**certified.votes.selection, "left": 99, "forward": -83}
+    for forged in (votes, replace(certified.votes, selection=selection)):
+        with pytest.raises(CertificateError, match="the least count of votes is -"):
+            verify(replace(certified, votes=forged))
