@@ -14,11 +14,11 @@ from edgers_engines.version import __version__
 if TYPE_CHECKING:
     from edgers.certificate import Certificate
     from edgers.certify import Certifier
-    from edgers.gate import Gate
+    from edgers.gate import Gate, Outcome
     from edgers_engines.bundle import Bundle
     from edgers_engines.errors import EdgersError
 
-__all__ = ["Bundle", "Certificate", "Certifier", "EdgersError", "Gate", "__version__"]
+__all__ = ["Bundle", "Certificate", "Certifier", "EdgersError", "Gate", "Outcome", "__version__"]
 
 _HOMES = {
     "Bundle": "edgers_engines.bundle",
@@ -26,6 +26,7 @@ _HOMES = {
     "Certifier": "edgers.certify",
     "EdgersError": "edgers_engines.errors",
     "Gate": "edgers.gate",
+    "Outcome": "edgers.gate",
 }
 
 
@@ -35,3 +36,7 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
 
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

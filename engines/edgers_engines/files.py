@@ -35,5 +35,6 @@ def open_regular(path: Path, limit: int, *, follow_links: bool = True) -> Binary
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(22, "not a regular file", str(path))
+        what = ": it is a folder" if stat.S_ISDIR(status.st_mode) else ""
+        raise OSError(22, f"not a regular file{what}", str(path))
     raise OSError(27, f"it has {status.st_size} bytes; at most {limit} are expected", str(path))

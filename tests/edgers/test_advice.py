@@ -13,6 +13,7 @@ from edgers import demo
 from edgers.accounting import accounting
 from edgers.advice import advice, floored, meaning
 from edgers.certificate import camera_radius
+from edgers.ending import OUT_OF_REACH
 from edgers.oracle.base import FAILED, OTHER, RESERVED, UNDECIDED
 from edgers.report.text import certificate_panel, summary_table
 from edgers.smoothing.bounds import clopper_pearson_lower
@@ -142,12 +143,40 @@ def test_too_few_samples_are_told_with_the_number_that_would_do(drawn, votes, of
         if n > of and certified_radius(clopper_pearson_lower(votes * n // of, n, c.alpha), c.sigma)
     )
     first, *rest = advice(c)
-    assert first.startswith(f"{share} of the samples say {FIRST!r}, but {of} are too few to be sure")
+    assert first.startswith(f"{share} of {of} samples say {FIRST!r}, but {of} are too few to be sure")
     assert f"--samples {needed} " in first
     assert "repeating it until it certifies would not be a certificate at this alpha; --attempt" in first
     assert rest == []
     stream = replace(c, accounting=accounting("schedule", c.alpha, 1))
     assert advice(stream)[0].endswith("Set it for the next image, or for the next attempt.")
+
+
+@pytest.mark.parametrize(
+    ("votes", "of", "said"),
+    [
+        pytest.param(
+            38, 40, "but 100 are too few to be sure of a radius of 0.25; about --samples 200 ", id="cap"
+        ),
+        pytest.param(
+            28, 40, "70% of 40 samples say 'forward': too few for a radius of 0.25. Ask for", id="far"
+        ),
+        pytest.param(
+            16, 40, "uncertain under this noise: 40% 'forward' against 60% 'left'", id="no majority"
+        ),
+    ],
+)
+def test_a_target_out_of_reach_is_told_with_what_would_bring_it_into_reach(drawn, votes, of, said):
+    c = replace(
+        drawn(**{FIRST: votes, SECOND: of - votes}),
+        n=100,
+        method="sequential",
+        target_radius=0.25,
+        look_every=4,
+        certified=False,
+        radius=None,
+        stopped_because=OUT_OF_REACH,
+    )
+    assert said in advice(c)[0]
 
 
 @pytest.mark.parametrize(
@@ -266,6 +295,17 @@ def test_the_panel_shows_verdict_votes_evidence_and_advice(drawn):
         "→ The seed",
     ):
         assert words in said
+
+
+def test_the_panel_names_the_question_and_the_first_of_many_classes(drawn):
+    c = drawn(**{FIRST: 60})
+    assert f"{demo.PROMPT!r} → {', '.join(demo.ACTIONS)} " in words_of(certificate_panel(c, ""))
+    many = replace(c.oracle, classes=tuple(f"c{i}" for i in range(11)))
+    assert "→ c0, c1, c2, c3, c4, c5, c6, c7 and 3 more" in words_of(
+        certificate_panel(replace(c, oracle=many), "")
+    )
+    rules = replace(c.oracle, kind="rules", name="action")
+    assert "stop (by the oracle 'action')" in words_of(certificate_panel(replace(c, oracle=rules), ""))
 
 
 def test_the_panel_of_an_abstention_says_so(drawn, reserved):

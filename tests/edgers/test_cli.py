@@ -171,7 +171,8 @@ def counted(votes="9", of="10", alpha="0.001", sigma="0.5", *more):
 
 WRONG = {
     # the shape of a call
-    "an unknown command": (["certificate"], 2, "No such command 'certificate'"),
+    "an unknown command": (["bake"], 2, r"No such command 'bake'\.? \(see --help\)"),
+    "a command with a slip": (["certfy"], 2, "No such command 'certfy'. Did you mean 'certify'"),
     "an unknown option": ([*asked(), "--verbose"], 2, "No such option:? '?--verbose"),
     "an argument with a line break": (["demo", "x\ny"], 2, "unexpected extra argument"),
     "an argument with a terminal escape": (["demo", "\x1b[2J"], 2, r"unexpected extra argument.*\\x1b"),
@@ -619,6 +620,8 @@ def test_verify_accepts_what_is_consistent_whatever_the_verdict(edgers, saved, n
     assert (result["consistent"], result["replayed"]) == (True, False)
     assert result["certified"] == (name == "certified")
     assert result["assumption"]["mode"] == "composite"
+    assert result["prompt"] == demo.PROMPT
+    assert result["classes"][: len(demo.ACTIONS)] == list(demo.ACTIONS) or name == "reserved"
 
 
 def test_verify_tells_a_person_that_it_is_consistent(edgers, saved):
@@ -626,6 +629,7 @@ def test_verify_tells_a_person_that_it_is_consistent(edgers, saved):
     assert ended.code == 0
     assert "consistent: bound, radius and verdict follow from the counts" in ended.out
     assert "--replay" in ended.out
+    assert f"{demo.PROMPT!r} → {', '.join(demo.ACTIONS)}" in " ".join(ended.out.split())
 
 
 def test_verify_can_replay(edgers, saved):

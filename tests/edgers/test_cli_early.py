@@ -265,7 +265,7 @@ def test_ctrl_c_in_the_selection_is_an_abstention():
 def test_ctrl_c_aborts_what_would_prove_nothing_and_what_was_asked_to_end_before(options, presses):
     ended = pressed(demo.frames()[0], *options, "--samples", 10**9, presses=presses)
     assert (ended.returncode, ended.stdout) == (130, "")
-    assert ended.stderr.strip() == "edgers: interrupted; what was not finished is not there"
+    assert ended.stderr.strip() == "edgers: interrupted; what was not finished is not there: run it again"
 
 
 def test_a_target_that_is_not_reached_exits_with_10_though_a_radius_is_proven():
