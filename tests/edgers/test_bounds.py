@@ -95,6 +95,7 @@ def test_a_tiny_alpha_neither_underflows_nor_loses_the_bound(votes, samples, alp
         (505, 521, 7.6e-298),
         (19903, 19936, 9.1e-274),
         (1, 9, 1e-280),
+        (8, 16, 1e-120),
         (500_000, 10**6, 1e-101),
         (10**6 - 1, 10**6, 1e-300),
         (40, 10**9, 1e-150),

@@ -24,6 +24,7 @@ from PIL import Image
 
 from edgers import cli, demo
 from edgers.certificate import Certificate
+from edgers.certify import Certifier
 from edgers.cli import output
 from edgers.oracle.base import RESERVED
 from edgers_engines.errors import EdgersError, InputError
@@ -578,6 +579,24 @@ def test_a_plot_is_written_in_the_format_its_name_says(edgers, first_frame, tmp_
     ended = edgers("certify", first_frame, *QUESTION, *FEW, "--json", "--plot", tmp_path / name)
     assert ended.code in {0, 10}
     assert (tmp_path / name).read_bytes().startswith(starts)
+
+
+def test_no_picture_is_made_of_an_image_that_was_changed_meanwhile(
+    edgers, first_frame, tmp_path, monkeypatch
+):
+    frame, whole = tmp_path / "frame.png", Certifier.certify
+    frame.write_bytes(first_frame.read_bytes())
+
+    def certify(self, image, *args, **more):
+        made = whole(self, image, *args, **more)
+        frame.write_bytes(demo.frames()[1].read_bytes())
+        return made
+
+    monkeypatch.setattr(Certifier, "certify", certify)
+    ended = edgers("certify", frame, *QUESTION, *FEW, "--plot", tmp_path / "plot.png")
+    assert (ended.code, "forward" in ended.out) == (2, True)
+    assert "was changed while it was certified" in ended.err
+    assert not (tmp_path / "plot.png").exists()
 
 
 def test_an_abstention_is_plotted_too(abstained, reserved, first_frame):

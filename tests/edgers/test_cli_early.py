@@ -60,6 +60,8 @@ def test_radius_takes_every_mode_and_says_what_it_assumes(edgers, mode):
     assert "recorded" not in found["assumption"]["sentence"], "for nothing is"
     out = edgers(*options).out
     assert found["assumption"]["sentence"] in " ".join(out.split())
+    about_truth = "the class is true under most of the noise" in " ".join(out.split())
+    assert about_truth == (mode not in {"composite", "pairwise"})
     assert max(map(len, out.splitlines())) <= 80
 
 

@@ -78,8 +78,10 @@ def test_a_certificate_without_samples_has_no_answers_and_says_so(reached):
         certified=False,
         radius=None,
         stopped_because="the deadline passed",
+        samples_spent=0,
     )
     assert "answers none" in words_of(empty)
+    assert "on cpu; not asked" in words_of(empty)
 
 
 def drawn(certificate):
