@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from edgers.arguments import check_seed
 from edgers.oracle.base import Oracle
-from edgers.oracle.choices import Choices
-from edgers.oracle.rules import Rules
+from edgers.oracle.named import open_oracle
 from edgers.poll import Poll, Progress
-from edgers_engines.errors import BackendError, InputError
+from edgers_engines.errors import BackendError
 from edgers_engines.image import CameraImage, prepare
 from edgers_engines.noise import to_lattice
 from edgers_engines.vlm import Question, VisionLanguageModel
@@ -38,24 +37,6 @@ class Request:
     oracle: str | None
     seed: str | None
     guard: bool | None
-
-    def judge(self, model: VisionLanguageModel) -> Oracle:
-        """The oracle: the given choices, or one of the bundle's by name.
-
-        Raises:
-            InputError: both or neither are given, the name is unknown, or the choices cannot be used.
-        """
-        manifest = model.bundle.manifest
-        known = {rules.name: rules for rules in manifest.oracles}
-        listed = ", ".join(known) or "none"
-        if (self.choices is None) == (self.oracle is None):
-            both = "" if self.choices is None else ", not both"
-            raise InputError(f"give either choices or an oracle's name{both} (this bundle has: {listed})")
-        if self.choices is not None:
-            return Choices(self.choices, self.prompt, model.prompts, manifest.decoding.end_tokens[0])
-        if self.oracle not in known:
-            raise InputError(f"the bundle has no oracle {self.oracle!r}; it has: {listed}")
-        return Rules(known[self.oracle])
 
 
 @dataclass(frozen=True)
@@ -102,7 +83,7 @@ def ask(
     decoded = time.perf_counter()
     canvas = to_lattice(prepare(camera, model.bundle.manifest.preparation))
     seconds = {"decode image": decoded - start, "prepare": time.perf_counter() - decoded}
-    judge = request.judge(model)
+    judge = open_oracle(model, request.prompt, request.choices, request.oracle)
     guard = judge.constraint is not None if request.guard is None else request.guard
     seed = secrets.token_hex(16) if request.seed is None else check_seed(request.seed)
 

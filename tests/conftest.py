@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from edgers import demo
 from edgers_engines.bundle import Bundle
 from edgers_engines.vlm import VisionLanguageModel
+
+if TYPE_CHECKING:
+    from edgers_export.student import Student
 
 CHECKPOINT = Path(__file__).parent / "data" / "demo-checkpoint"
 
@@ -36,3 +40,21 @@ def first_frame() -> Path:
 def bundle_copy(tmp_path: Path) -> Path:
     """A copy of the demo bundle that a test may damage."""
     return Path(shutil.copytree(demo.BUNDLE, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def student() -> Student:
+    """A text classifier that knows the demo's actions."""
+    from tests.students import train
+
+    return train()
+
+
+@pytest.fixture(scope="session")
+def taught_bundle(demo_bundle: Bundle, student: Student, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The demo bundle with that classifier as one more oracle, `learned`."""
+    from edgers_export.attach import attach
+    from tests.students import labelled_texts
+
+    texts = [text for text, _ in labelled_texts()]
+    return attach(demo_bundle, student, "learned", texts, tmp_path_factory.mktemp("taught") / "bundle")

@@ -14,7 +14,7 @@ from edgers_engines.errors import printable
 
 if TYPE_CHECKING:
     from edgers_engines.bundle import Bundle
-    from edgers_engines.manifest import Manifest
+    from edgers_engines.manifest import Classifier, Manifest, Rules
     from edgers_engines.memory import Memory
 
 Rows = Iterator[tuple[str, str]]
@@ -95,7 +95,14 @@ def _trust(m: Manifest) -> Rows:
     for file in m.files:
         yield "file", f"{file.path}, {file.size} bytes, SHA-256 {file.sha256}"
     for oracle in m.oracles:
-        rules = "; ".join(f"{rule.pattern} → {rule.label}" for rule in oracle.rules)
-        yield f"oracle {oracle.name}", rules
+        yield f"oracle {oracle.name}", _oracle(oracle)
     if not m.oracles:
         yield "oracles", "none: ask it with --choices"
+
+
+def _oracle(oracle: Rules | Classifier) -> str:
+    from edgers_engines.manifest import Rules
+
+    if isinstance(oracle, Rules):
+        return "; ".join(f"{rule.pattern} → {rule.label}" for rule in oracle.rules)
+    return f"classifier of {', '.join(oracle.classes)}; texts of up to {oracle.max_tokens} tokens"

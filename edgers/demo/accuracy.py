@@ -11,9 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgers.oracle.base import Oracle, label
-from edgers.oracle.choices import Choices
-from edgers.oracle.rules import Rules
+from edgers.oracle.base import label
+from edgers.oracle.named import open_oracle
 from edgers_engines.bundle import Bundle
 from edgers_engines.image import CameraImage, prepare
 from edgers_engines.noise import Stream, noisy_copies, to_lattice
@@ -71,10 +70,10 @@ class Examiner:
             expected: the right class of each.
             prompt: the question.
             sigma: noise; 0 for none.
-            choices: hold the answer to these; free text read by the rules `oracle` if None.
-            oracle: name of the rules.
+            choices: hold the answer to these; free text read by `oracle` if None.
+            oracle: name of one of the bundle's.
         """
-        judge = self._judge(prompt, choices, oracle)
+        judge = open_oracle(self._model, prompt, choices, oracle if choices is None else None)
         question = Question(
             self._model,
             prompt,
@@ -89,11 +88,6 @@ class Examiner:
             labels = label(judge, question.answers(self._canvases(images[batch], sigma, first)))
             right += sum(got == want for got, want in zip(labels, expected[batch], strict=True))
         return right
-
-    def _judge(self, prompt: str, choices: Sequence[str] | None, oracle: str) -> Oracle:
-        if choices is not None:
-            return Choices(choices, prompt, self._model.prompts, self._manifest.decoding.end_tokens[0])
-        return Rules(next(rules for rules in self._manifest.oracles if rules.name == oracle))
 
     def _canvases(self, images: NDArray[np.uint8], sigma: float, first: int) -> NDArray[np.float32]:
         canvases = [to_lattice(prepare(CameraImage(image), self._manifest.preparation)) for image in images]

@@ -20,7 +20,7 @@ OTHER, UNDECIDED, FAILED = RESERVED
 class OracleRecord(Record, frozen=True, kw_only=True):
     """Which oracle labelled the answers; `sha256` is of all that the labels follow from."""
 
-    kind: Literal["choices", "rules"]
+    kind: Literal["choices", "rules", "classifier"]
     name: str
     classes: tuple[str, ...]
     sha256: str

@@ -22,7 +22,15 @@ from typing import BinaryIO
 
 from edgers_engines.errors import BundleError
 from edgers_engines.files import open_regular, read_regular
-from edgers_engines.manifest import RESERVED, SCHEMA_VERSION, File, Manifest, signatures
+from edgers_engines.manifest import (
+    RESERVED,
+    SCHEMA_VERSION,
+    File,
+    Manifest,
+    Rules,
+    classifier_signature,
+    signatures,
+)
 from edgers_engines.onnx_graph import read_graph
 from edgers_engines.records import Record, parse
 
@@ -76,23 +84,28 @@ class Bundle:
         contents = {
             file.path: _verified(root, file, _most_bytes(manifest, file))
             for file in manifest.files
-            if file.path != manifest.weights
+            if file.path not in _all_weights(manifest)
         }
-        with _opened(root, _weights(manifest)) as source:
-            _hash(root, _weights(manifest), source, None)
+        for file in manifest.files:
+            if file.path in _all_weights(manifest):
+                with _opened(root, file) as source:
+                    _hash(root, file, source, None)
         _check_graphs(root, manifest, contents)
         return cls(root, manifest, hashlib.sha256(text).hexdigest(), contents)
 
     def read(self, name: str) -> bytes:
-        """The verified bytes of a graph or the tokenizer."""
+        """The verified bytes of a graph or a tokenizer."""
         return self._contents[name]
 
     @contextmanager
-    def weights(self) -> Iterator[Path]:
-        """A private folder with a copy of the weights whose digest was checked while copying.
+    def weights(self, name: str | None = None) -> Iterator[Path]:
+        """A private folder with a copy of a weights file whose digest was checked while copying.
 
         Runtimes map weights from a file, so that they never lie in memory twice; they keep the mapping when
         the folder is gone.
+
+        Args:
+            name: of the file; the vision-language model's unless given.
 
         Raises:
             BundleError: the weights are no longer what they were, or the folder for temporary files is full.
@@ -100,15 +113,15 @@ class Bundle:
         with ExitStack() as stack:
             try:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgers-"))
-                self._copy_weights(Path(folder))
+                self._copy_weights(Path(folder), name or self.manifest.weights)
             except OSError as error:
                 raise BundleError(
                     f"cannot make a private copy of the weights of {self.path}: {error}"
                 ) from None
             yield Path(folder)
 
-    def _copy_weights(self, folder: Path) -> None:
-        file = _weights(self.manifest)
+    def _copy_weights(self, folder: Path, name: str) -> None:
+        file = _file(self.manifest, name)
         if (free := shutil.disk_usage(folder).free) < file.size:
             raise BundleError(
                 f"loading {self.path} needs {file.size} bytes for a private copy of its weights; "
@@ -141,18 +154,16 @@ def _regular_files(root: Path, *, hard_links: bool) -> set[str]:
 
 
 def _check_references(root: Path, manifest: Manifest) -> None:
-    graphs = manifest.graphs
     referenced = [
-        graphs.vision.file,
-        graphs.embed.file,
-        graphs.decoder.file,
+        *(loaded.graph.file for loaded in manifest.loaded),
         manifest.weights,
-        manifest.tokenizer,
+        *(classifier.weights for classifier in manifest.classifiers),
+        *manifest.tokenizers,
     ]
     listed = [file.path for file in manifest.files]
     if sorted(referenced) != sorted(listed):
         raise BundleError(
-            f"{root / MANIFEST}: $.files lists {sorted(listed)}, but graphs, weights and tokenizer are "
+            f"{root / MANIFEST}: $.files lists {sorted(listed)}, but graphs, weights and tokenizers are "
             f"{sorted(referenced)}"
         )
     if len(set(listed)) != len(listed):
@@ -177,18 +188,26 @@ def _check_oracles(root: Path, manifest: Manifest) -> None:
         raise BundleError(f"{root / MANIFEST}: $.oracles has a name twice: {names}")
     for oracle in manifest.oracles:
         where = f"{root / MANIFEST}: the oracle {oracle.name}"
-        for rule in oracle.rules:
-            if rule.label in RESERVED or not rule.label.strip() or not rule.label.isprintable():
+        for name in oracle.classes:
+            if name in RESERVED or not name.strip() or not name.isprintable():
                 raise BundleError(
-                    f"{where} has the class {rule.label[:50]!r}; a class has a name of printable characters, "
+                    f"{where} has the class {name[:50]!r}; a class has a name of printable characters, "
                     f"and {', '.join(RESERVED)} are reserved"
                 )
-            for piece in rule.pattern.split() or [""]:
-                if piece != "*" and ("*" in piece or not _WORD.search(piece)):
-                    raise BundleError(
-                        f"{where} has {piece[:50]!r} in a pattern; a pattern is words and stars with blanks "
-                        "between, as in 'left *'"
-                    )
+        if isinstance(oracle, Rules):
+            _check_patterns(where, oracle)
+        elif len(set(oracle.classes)) != len(oracle.classes):
+            raise BundleError(f"{where} has a class twice: {list(oracle.classes)}")
+
+
+def _check_patterns(where: str, rules: Rules) -> None:
+    for rule in rules.rules:
+        for piece in rule.pattern.split() or [""]:
+            if piece != "*" and ("*" in piece or not _WORD.search(piece)):
+                raise BundleError(
+                    f"{where} has {piece[:50]!r} in a pattern; a pattern is words and stars with blanks "
+                    "between, as in 'left *'"
+                )
 
 
 def _check_signatures(root: Path, manifest: Manifest) -> None:
@@ -201,6 +220,13 @@ def _check_signatures(root: Path, manifest: Manifest) -> None:
             raise BundleError(
                 f"{root / MANIFEST}: $.graphs.{name} has {_fields(odd[0])}; expected {_fields(odd[1])} "
                 f"by $.preparation, $.precision and $.dimensions ({_fields(manifest.dimensions)})"
+            )
+    for classifier in manifest.classifiers:
+        graph = classifier.graph
+        if (graph.inputs, graph.outputs) != classifier_signature(len(classifier.classes)):
+            raise BundleError(
+                f"{root / MANIFEST}: the oracle {classifier.name} has another graph than from ids and mask, "
+                f"int64 [batch, seq], to logits, float32 [batch, {len(classifier.classes)}]"
             )
 
 
@@ -220,14 +246,14 @@ def _check_file_set(root: Path, manifest: Manifest, found: set[str]) -> None:
 
 def _check_graphs(root: Path, manifest: Manifest, contents: dict[str, bytes]) -> None:
     """What the graphs ask for, read without loading them."""
-    weights = _weights(manifest)
-    for _, graph in manifest.graphs.named():
-        path = root / graph.file
+    for _, graph, weights_name in manifest.loaded:
+        path, weights = root / graph.file, _file(manifest, weights_name)
         try:
             facts = read_graph(contents[graph.file])
         except ValueError as error:
             raise BundleError(f"{path}: {error}") from None
-        if facts.opset != manifest.opset:
+        of_the_model = weights_name == manifest.weights
+        if of_the_model and facts.opset != manifest.opset:
             raise BundleError(f"{path} is of opset {facts.opset}; the manifest says {manifest.opset}")
         found = [(v.name, v.dtype, v.shape) for v in (*facts.input_values, *facts.output_values)]
         listed = [(t.name, t.dtype, t.shape) for t in (*graph.inputs, *graph.outputs)]
@@ -242,12 +268,16 @@ def _check_graphs(root: Path, manifest: Manifest, contents: dict[str, bytes]) ->
                 )
 
 
-def _weights(manifest: Manifest) -> File:
-    return next(file for file in manifest.files if file.path == manifest.weights)
+def _all_weights(manifest: Manifest) -> set[str]:
+    return {loaded.weights for loaded in manifest.loaded}
+
+
+def _file(manifest: Manifest, name: str) -> File:
+    return next(file for file in manifest.files if file.path == name)
 
 
 def _most_bytes(manifest: Manifest, file: File) -> int:
-    return MAX_TOKENIZER_BYTES if file.path == manifest.tokenizer else MAX_GRAPH_BYTES
+    return MAX_TOKENIZER_BYTES if file.path in manifest.tokenizers else MAX_GRAPH_BYTES
 
 
 def _verified(root: Path, file: File, most: int) -> bytes:

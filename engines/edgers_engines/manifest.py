@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Meta
 
 from edgers_engines.image import Preparation
 from edgers_engines.records import Record
 
-SCHEMA_VERSION: Literal[2] = 2
+SCHEMA_VERSION: Literal[3] = 3
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -101,11 +101,50 @@ class Rule(Record, frozen=True, kw_only=True):
     label: Annotated[str, Meta(min_length=1)]
 
 
-class Rules(Record, frozen=True, kw_only=True):
+class Rules(Record, frozen=True, kw_only=True, tag_field="kind", tag="rules"):
     """An oracle made of ordered rules; the first that matches names the class."""
 
     name: Name
     rules: Annotated[tuple[Rule, ...], Meta(min_length=1)]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What a rule can name, in order."""
+        return tuple(dict.fromkeys(rule.label for rule in self.rules))
+
+
+class Labelled(Record, frozen=True, kw_only=True):
+    """A text and the logits that PyTorch gave it."""
+
+    text: Annotated[str, Meta(min_length=1)]
+    logits: Annotated[tuple[float, ...], Meta(min_length=2)]
+
+
+class Classifier(Record, frozen=True, kw_only=True, tag_field="kind", tag="classifier"):
+    """An oracle learned from a teacher: a graph from a text's token ids to a logit for each class.
+
+    A text is of the class with the largest logit if that leads by more than `margin_tolerance`; else, and if
+    it has no token or more than `max_tokens`, it is OTHER. `self_test` is asked when the graph is loaded.
+    """
+
+    name: Name
+    classes: Annotated[tuple[str, ...], Meta(min_length=2, max_length=1000)]
+    graph: Graph
+    weights: Name
+    tokenizer: Name
+    vocabulary: Size
+    max_tokens: Annotated[int, Meta(ge=1, le=4096)]
+    margin_tolerance: NonNegative
+    self_test: Annotated[tuple[Labelled, ...], Meta(min_length=1, max_length=16)]
+
+    def __post_init__(self) -> None:
+        """Refuse a self-test of other classes.
+
+        Raises:
+            ValueError: each text needs a logit for every class.
+        """
+        if any(len(labelled.logits) != len(self.classes) for labelled in self.self_test):
+            raise ValueError(f"the self-test of the oracle {self.name} has not one logit for each class")
 
 
 class Parity(Record, frozen=True, kw_only=True):
@@ -163,7 +202,7 @@ class Provenance(Record, frozen=True, kw_only=True):
 class Manifest(Record, frozen=True, kw_only=True):
     """Everything a device needs to know about a bundle; stored as manifest.json."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     name: Name
     family: Literal["llava"]
     licence: str
@@ -177,7 +216,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     graphs: Graphs
     weights: Name
     tokenizer: Name
-    oracles: tuple[Rules, ...]
+    oracles: tuple[Rules | Classifier, ...]
     parity: Parity
     self_test: SelfTest
     files: tuple[File, ...]
@@ -191,8 +230,44 @@ class Manifest(Record, frozen=True, kw_only=True):
         """
         return ACTIVATIONS[self.precision]
 
+    @property
+    def classifiers(self) -> tuple[Classifier, ...]:
+        """The oracles that have a graph."""
+        return tuple(oracle for oracle in self.oracles if isinstance(oracle, Classifier))
+
+    @property
+    def loaded(self) -> tuple[Loaded, ...]:
+        """Every graph with the weights it may read."""
+        vision_language = tuple(
+            Loaded(f"graphs.{name}", graph, self.weights) for name, graph in self.graphs.named()
+        )
+        oracles = tuple(Loaded(f"oracles.{c.name}", c.graph, c.weights) for c in self.classifiers)
+        return vision_language + oracles
+
+    @property
+    def tokenizers(self) -> tuple[str, ...]:
+        """Files of all tokenizers."""
+        return (self.tokenizer, *(classifier.tokenizer for classifier in self.classifiers))
+
+
+class Loaded(NamedTuple):
+    """One graph of a bundle: its place in the manifest, its record, and the file of its weights."""
+
+    name: str
+    graph: Graph
+    weights: str
+
 
 Signature = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
+
+
+def classifier_signature(classes: int) -> Signature:
+    """Inputs and outputs of a classifier's graph; the mask is 0 on padding, else 1."""
+    text = ("batch", "seq")
+    return (
+        tuple(Tensor(name=name, dtype="int64", shape=text) for name in ("ids", "mask")),
+        (Tensor(name="logits", dtype="float32", shape=("batch", classes)),),
+    )
 
 
 def signatures(sizes: Dimensions, canvas_size: tuple[int, int], precision: Precision) -> dict[str, Signature]:

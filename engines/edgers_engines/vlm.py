@@ -24,7 +24,9 @@ from edgers_engines.device import Array, Buffer
 from edgers_engines.engine import Backend, open_backend
 from edgers_engines.errors import InputError
 from edgers_engines.kv_cache import KVCache
+from edgers_engines.manifest import Classifier
 from edgers_engines.prompt import PromptEncoder
+from edgers_engines.text_classifier import TextClassifier
 
 MAX_ROWS = 4096
 
@@ -81,6 +83,17 @@ class VisionLanguageModel:
                 for _, graph in bundle.manifest.graphs.named()
             )
         self_test.check(self)
+        self._classifiers: dict[str, TextClassifier] = {}
+
+    def classifier(self, record: Classifier) -> TextClassifier:
+        """One of the bundle's classifiers, loaded when it is first asked for.
+
+        Raises:
+            BackendError, BundleError: see `TextClassifier`.
+        """
+        if record.name not in self._classifiers:
+            self._classifiers[record.name] = TextClassifier(self.bundle, record, self.backend)
+        return self._classifiers[record.name]
 
     def encode(self, canvases: NDArray[np.float32]) -> Array:
         """Image features of canvases: [rows, image_tokens, hidden], in the bundle's activation type."""

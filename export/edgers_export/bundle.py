@@ -182,7 +182,7 @@ def _write(
         oracles=oracles,
         parity=_UNMEASURED,
         self_test=want.self_test(),
-        files=_files(scratch),
+        files=files_of(scratch),
     )
     source.release()  # before the bundle is loaded: never two copies of the weights
     return manifest, want
@@ -253,7 +253,8 @@ def _provenance(source: Checkpoint) -> Provenance:
     )
 
 
-def _files(directory: Path) -> tuple[File, ...]:
+def files_of(directory: Path) -> tuple[File, ...]:
+    """The records of a folder's files."""
     return tuple(
         File(path=path.name, size=path.stat().st_size, sha256=_sha256(path))
         for path in sorted(directory.iterdir())

@@ -32,15 +32,15 @@ _DTYPES = {
 
 
 class GraphWriter:
-    """Writes graphs into one directory; their large tensors go into `WEIGHTS`, each content once.
+    """Writes graphs into one directory; their large tensors go into one file beside them, each content once.
 
     Tensors are written one at a time, straight from the module's memory, so that no second copy of the
     weights exists. Use it as a context manager.
     """
 
-    def __init__(self, directory: Path, opset: int) -> None:
-        self._directory, self._opset = directory, opset
-        self._weights = (directory / WEIGHTS).open("xb")
+    def __init__(self, directory: Path, opset: int, weights: str = WEIGHTS) -> None:
+        self._directory, self._opset, self._location = directory, opset, weights
+        self._weights = (directory / weights).open("xb")
         self._offsets: dict[bytes, int] = {}
 
     def __enter__(self) -> GraphWriter:
@@ -111,7 +111,7 @@ class GraphWriter:
             self._weights.write(array.data)
             self._weights.flush()
         return onnx_ir.ExternalTensor(
-            WEIGHTS,
+            self._location,
             offset,
             tensor.nbytes,
             tensor.dtype,

@@ -306,7 +306,7 @@ class TestOrder:
     FAULTS = (
         pytest.param(piped("a-pipe"), "not a plain file", id="file-that-is-not-plain"),
         pytest.param(inserted(b'"name": 1, "name": 2,'), "there twice", id="not-strict-json"),
-        pytest.param(field("schema_version", value=3), "schema_version", id="not-of-the-schema"),
+        pytest.param(field("schema_version", value=2), "schema_version", id="not-of-the-schema"),
         pytest.param(added("extra"), "does not list", id="extra-file"),
         pytest.param(flipped("tokenizer.json"), "tokenizer.json has SHA-256", id="digest-of-the-tokenizer"),
         pytest.param(flipped("weights.bin"), "weights.bin has SHA-256", id="digest-of-the-weights"),

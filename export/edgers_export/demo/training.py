@@ -8,9 +8,7 @@ smoothed.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +25,7 @@ from edgers_export.demo.packing import IMAGE_ID, PAD_ID, Packer, Packing
 from edgers_export.demo.progress import Done, Report
 from edgers_export.demo.questions import QUESTIONS, Question, build_tokenizer
 from edgers_export.demo.scenes import draw_pool
+from edgers_export.threads import torch_threads
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration
@@ -64,7 +63,7 @@ def train(
         )
     tokenizer = build_tokenizer()
     model = build_model(tokenizer.get_vocab_size(), seed=seed)
-    with _torch_threads(threads), Report() as report:
+    with torch_threads(threads), Report() as report:
         drawn = report.begin("drawing scenes", scenes)
         pool = draw_pool(scenes, seed=seed, processes=threads, on_drawn=lambda count: drawn(count, ""))
         trainer = _Trainer(model, _new_head(seed), Batches(pool, seed))
@@ -177,13 +176,3 @@ def _descend(optimizer: torch.optim.AdamW, loss: torch.Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
     optimizer.step()
-
-
-@contextlib.contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
