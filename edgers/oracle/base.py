@@ -20,7 +20,7 @@ OTHER, UNDECIDED, FAILED = RESERVED
 class OracleRecord(Record, frozen=True, kw_only=True):
     """Which oracle labelled the answers; `sha256` is of all that the labels follow from."""
 
-    kind: Literal["choices", "rules", "classifier"]
+    kind: Literal["choices", "rules", "classifier", "judge", "clusters"]
     name: str
     classes: tuple[str, ...]
     sha256: str
@@ -42,7 +42,14 @@ class Oracle(Protocol):
         """Longest answer the oracle needs; None for the bundle's own limit."""
 
     def classify(self, answers: Sequence[Answer]) -> list[str]:
-        """One class, or OTHER, for each complete answer."""
+        """One class, or OTHER, for each complete answer; FAILED where the oracle itself failed."""
+
+
+class TextOracle(Oracle, Protocol):
+    """An oracle that needs no more than an answer's text; it can teach another, or check it."""
+
+    def classify_texts(self, texts: Sequence[str]) -> list[str]:
+        """One class, or OTHER, for each text; FAILED where it could not be asked."""
 
 
 def label(oracle: Oracle, answers: Sequence[Answer]) -> list[str]:

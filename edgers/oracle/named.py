@@ -1,15 +1,17 @@
-"""The oracle that a question names: the choices given with it, or one of the bundle's."""
+"""The oracle that a question names: the choices given with it, one of the bundle's, or one in a file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from edgers.oracle.base import Oracle
+from edgers.oracle.base import Oracle, TextOracle
 from edgers.oracle.choices import Choices
 from edgers.oracle.classifier import Classified
+from edgers.oracle.definition import SUFFIX, read_definition
 from edgers.oracle.rules import Rules
 from edgers_engines.errors import InputError
-from edgers_engines.manifest import Classifier
+from edgers_engines.manifest import Classifier, Manifest
 from edgers_engines.vlm import VisionLanguageModel
 
 
@@ -23,15 +25,35 @@ def open_oracle(
         BackendError, BundleError: a classifier cannot be loaded.
     """
     manifest = model.bundle.manifest
-    known = {definition.name: definition for definition in manifest.oracles}
-    listed = ", ".join(known) or "none"
     if (choices is None) == (name is None):
         both = "" if choices is None else ", not both"
-        raise InputError(f"give either choices or an oracle's name{both} (this bundle has: {listed})")
+        raise InputError(
+            f"give either choices or an oracle's name{both} (this bundle has: {_listed(manifest)})"
+        )
     if choices is not None:
         return Choices(choices, prompt, model.prompts, manifest.decoding.end_tokens[0])
+    return open_text_oracle(model, name or "")
+
+
+def open_text_oracle(model: VisionLanguageModel, name: str) -> TextOracle:
+    """The oracle of that name in the model's bundle, or in the file of that name.
+
+    Raises:
+        InputError: there is none, or its file cannot be read.
+        BackendError, BundleError: a classifier cannot be loaded.
+    """
+    if name.endswith(SUFFIX):
+        return Rules(read_definition(Path(name)))
+    manifest = model.bundle.manifest
+    known = {definition.name: definition for definition in manifest.oracles}
     if name not in known:
-        raise InputError(f"the bundle has no oracle {name!r}; it has: {listed}")
+        raise InputError(
+            f"the bundle has no oracle {name!r}; it has: {_listed(manifest)} (a file's name ends in {SUFFIX})"
+        )
     if isinstance(definition := known[name], Classifier):
         return Classified(model.classifier(definition), manifest)
     return Rules(definition)
+
+
+def _listed(manifest: Manifest) -> str:
+    return ", ".join(oracle.name for oracle in manifest.oracles) or "none"

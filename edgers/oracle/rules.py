@@ -36,7 +36,11 @@ class Rules:
 
     def classify(self, answers: Sequence[Answer]) -> list[str]:
         """The class of the first rule that matches each answer's text."""
-        return [self.classify_text(answer.text) for answer in answers]
+        return self.classify_texts([answer.text for answer in answers])
+
+    def classify_texts(self, texts: Sequence[str]) -> list[str]:
+        """The class of each text."""
+        return [self.classify_text(text) for text in texts]
 
     def classify_text(self, text: str) -> str:
         """The class of the first rule that matches, or OTHER."""
