@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
-from edgers.labelled import LabelledText, confusions, disagreements, split
-from edgers.oracle.classifier import Classified
+from msgspec.structs import replace
+
+from edgers.answers import StoredAnswer, disagreements
+from edgers.calibration import count, one_per_image
+from edgers.oracle.base import FAILED, OTHER
+from edgers.split import Split
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import InputError
+from edgers_engines.manifest import Confusion
 from edgers_engines.records import Record
 from edgers_engines.text_classifier import TextClassifier
 
-HELD_OUT = 0.2  # of the images
 WORST = 10  # confusions that are listed
-FEWEST = 2  # rows of each class to learn from
+FEWEST = 2  # texts of each class to learn from
+_ASKED_AT_ONCE = 64  # texts that a teacher gets
+
+Progress = Callable[[int], None]
 
 
-class Confusion(Record, frozen=True, kw_only=True):
+class Mistake(Record, frozen=True, kw_only=True):
     """How often the teacher says `teacher` and the student `student`, and one such text."""
 
     teacher: str
@@ -30,7 +37,11 @@ class Confusion(Record, frozen=True, kw_only=True):
 
 
 class Distilled(Record, frozen=True, kw_only=True):
-    """What was learned, and how it did on held-out rows. Counts are of rows unless they say texts."""
+    """What was learned, and how it did on held-out answers.
+
+    Counts are of answers unless they say texts; `errors` counts held-out texts, each once. `calibration` has
+    one held-out answer for each image.
+    """
 
     bundle: str
     digest: str
@@ -38,91 +49,119 @@ class Distilled(Record, frozen=True, kw_only=True):
     classes: dict[str, int]
     repeated_texts: int
     texts_with_two_labels: int
+    not_labelled: int
     learned: int
     dropped: int
     held_out: int
     held_out_texts: int
     errors: int
-    worst: tuple[Confusion, ...]
+    worst: tuple[Mistake, ...]
+    calibration: tuple[Confusion, ...]
+    calibration_images: int
+    calibration_errors: int
 
 
-class _Rows(NamedTuple):
-    learn: list[LabelledText]
-    test: list[LabelledText]
+def taught(
+    answers: Iterable[StoredAnswer], teacher: Callable[[Sequence[str]], Sequence[str]]
+) -> Iterator[StoredAnswer]:
+    """The answers with a teacher's label, where they have none; OTHER is a label, a failure is not."""
+    waiting = iter(answers)
+    while part := list(islice(waiting, _ASKED_AT_ONCE)):
+        asked = [answer for answer in part if answer.label is None and not answer.failed]
+        labels = iter(teacher([answer.text for answer in asked]))
+        for answer in part:
+            if answer.label is None and not answer.failed and (label := next(labels)) != FAILED:
+                yield replace(answer, label=label)
+            else:
+                yield answer
 
 
 def distill(
     bundle: Bundle,
-    rows: Sequence[LabelledText],
+    parts: Split,
     name: str,
     out: Path,
     *,
+    encoder: Path | None = None,
     epochs: int,
     seed: int,
-    progress: Callable[[int], None] = lambda _rows: None,
+    progress: Progress = lambda _texts: None,
 ) -> Distilled:
-    """Train a student from scratch, put it into a copy of the bundle, and ask it there about held-out rows.
+    """Train a student, put it into a copy of the bundle, and ask it there about held-out answers.
 
     Args:
         bundle: what the oracle is for.
-        rows: labelled by a teacher.
+        parts: answers to learn from and answers held out; see `lesson`.
         name: of the oracle.
         out: directory to make.
-        epochs: how often each row is learned from.
-        seed: of the split and of training.
-        progress: called with the number of rows learned from since the last call.
+        encoder: a local checkpoint to start from; from scratch unless given.
+        epochs: how often each text is learned from.
+        seed: of training, and of the choice of calibration answers.
+        progress: called with the number of texts learned from since the last call.
 
     Raises:
-        InputError: too few rows, or `out` or the name is taken.
+        InputError: too little to learn from, or `out` or the name is taken.
     """
-    parts = _Rows(*split(rows, HELD_OUT, seed))
-    _check(parts)
+    texts = lesson(parts.learn)
+    _check(Counter(texts.values()), parts)
     from edgers_export.attach import attach
     from edgers_export.student import train_from_scratch
 
-    student = train_from_scratch(
-        [row.text for row in parts.learn],
-        [row.label for row in parts.learn],
-        epochs=epochs,
-        seed=seed,
-        progress=progress,
+    student = train_from_scratch(list(texts), [*texts.values()], epochs=epochs, seed=seed, progress=progress)
+    made = attach(
+        bundle,
+        student,
+        name,
+        list(lesson(parts.test)),
+        out,
+        count=lambda loaded: count(one_per_image(parts.test, seed), loaded.labels),
     )
-    made = attach(bundle, student, name, [row.text for row in parts.test], out)
-    record = next(oracle for oracle in made.manifest.classifiers if oracle.name == name)
-    oracle = Classified(TextClassifier(made, record, open_backend()), made.manifest)
-    found = oracle.classify_texts([row.text for row in parts.test])
-    return _report(made, name, rows, parts, found)
+    return _report(made, name, parts)
 
 
-def _check(parts: _Rows) -> None:
-    counts = Counter(row.label for row in parts.learn)
-    if len(counts) < 2 or min(counts.values()) < FEWEST or not parts.test:
+def lesson(answers: Sequence[StoredAnswer]) -> dict[str, str]:
+    """Each text that has a label, once, with its last one."""
+    return {answer.text: answer.label for answer in answers if answer.label and answer.text}
+
+
+def _check(learned: Counter[str], parts: Split) -> None:
+    tested = len(lesson(parts.test))
+    if len(learned) < 2 or min(learned.values()) < FEWEST or not tested:
         raise InputError(
-            f"there is too little to learn from: {dict(counts)} after {len(parts.test)} were held out; give "
-            f"at least {FEWEST} rows of each of two classes or more"
+            f"there is too little to learn from: {dict(learned)} texts of each class, with {tested} "
+            f"held out; give at least {FEWEST} texts of each of two classes or more, or a --teacher for "
+            "answers that have no label"
         )
 
 
-def _report(
-    made: Bundle, name: str, rows: Sequence[LabelledText], parts: _Rows, found: Sequence[str]
-) -> Distilled:
-    wanted = [row.label for row in parts.test]
-    examples = {pair: row.text for row, pair in zip(parts.test, zip(wanted, found, strict=True), strict=True)}
-    wrong = Counter({pair: count for pair, count in confusions(wanted, found).items() if pair[0] != pair[1]})
+def _report(made: Bundle, name: str, parts: Split) -> Distilled:
+    record = next(oracle for oracle in made.manifest.classifiers if oracle.name == name)
+    answers, tested = [*parts.learn, *parts.test], lesson(parts.test)
+    found = TextClassifier(made, record, open_backend()).labels(list(tested))
+    wrong: dict[tuple[str, str], list[str]] = {}
+    for (text, teacher), student in zip(tested.items(), found, strict=True):
+        if teacher != student:
+            wrong.setdefault((teacher, student), []).append(text)
     return Distilled(
         bundle=str(made.path),
         digest=made.digest,
         oracle=name,
-        classes=dict(Counter(row.label for row in rows).most_common()),
-        repeated_texts=len(rows) - len({row.text for row in rows}),
-        texts_with_two_labels=len(disagreements(rows)),
+        classes=dict(Counter(answer.label for answer in answers if answer.label).most_common()),
+        repeated_texts=len(answers) - len({answer.text for answer in answers}),
+        texts_with_two_labels=len(disagreements(answers)),
+        not_labelled=sum(answer.label is None for answer in answers),
         learned=len(parts.learn),
-        dropped=len(rows) - len(parts.learn) - len(parts.test),
+        dropped=parts.dropped,
         held_out=len(parts.test),
-        held_out_texts=len({row.text for row in parts.test}),
-        errors=wrong.total(),
+        held_out_texts=len(tested),
+        errors=sum(map(len, wrong.values())),
         worst=tuple(
-            Confusion(teacher=teacher, student=student, count=count, example=examples[teacher, student])
-            for (teacher, student), count in wrong.most_common(WORST)
+            Mistake(teacher=teacher, student=student, count=len(texts), example=texts[0])
+            for (teacher, student), texts in sorted(wrong.items(), key=lambda item: -len(item[1]))[:WORST]
+        ),
+        calibration=record.calibration,
+        calibration_images=sum(each.count for each in record.calibration),
+        calibration_errors=sum(
+            each.count for each in record.calibration if each.student not in (each.teacher, OTHER)
         ),
     )

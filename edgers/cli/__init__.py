@@ -32,6 +32,7 @@ _COMMANDS = {
     "pack": "Write a bundle into one file.",
     "unpack": "Make a bundle from such a file, checking every byte.",
     "doctor": "Show what this machine has, and what is wrong.",
+    "collect": "Write what a bundle answers about noisy images into a file.",
     "distill": "Train an oracle on labelled answers (workstation).",
     "export": "Turn a Hugging Face LLaVA checkpoint into a bundle (workstation).",
 }

@@ -12,8 +12,9 @@ import click
 
 from edgers.cli.options import PATH, json_option
 from edgers.cli.output import print_json, stderr
+from edgers.cli.workstation import workstation
 from edgers_engines.atomic import check_new
-from edgers_engines.errors import EdgersError, InputError
+from edgers_engines.errors import InputError
 
 if TYPE_CHECKING:
     from edgers_engines.manifest import Precision
@@ -52,12 +53,8 @@ def command(
         raise InputError(f"there is no folder {checkpoint}: download the checkpoint first, nothing here does")
     start = time.perf_counter()
     with _stages() as progress:
-        try:
+        with workstation("exporting"):
             from edgers_export.bundle import export_bundle
-        except ImportError as error:
-            raise EdgersError(
-                f"exporting needs the workstation side ({error.name} is missing): install edgers[export]"
-            ) from None
         bundle = export_bundle(
             checkpoint,
             out,

@@ -1,12 +1,12 @@
-"""A learned oracle: the class of the largest logit, where it leads by more than rounding; else OTHER."""
+"""A learned oracle: a bundle's text classifier says the class."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
+from msgspec.structs import replace
 
-from edgers.oracle.base import OTHER, OracleRecord, digest
+from edgers.oracle.base import OracleRecord, digest
 from edgers_engines.manifest import Manifest
 from edgers_engines.text_classifier import TextClassifier
 from edgers_engines.vlm import Answer
@@ -26,7 +26,7 @@ class Classified:
             kind="classifier",
             name=definition.name,
             classes=definition.classes,
-            sha256=digest([definition, *(files[name] for name in named)]),
+            sha256=digest([replace(definition, calibration=()), *(files[name] for name in named)]),
         )
 
     def classify(self, answers: Sequence[Answer]) -> list[str]:
@@ -34,13 +34,5 @@ class Classified:
         return self.classify_texts([answer.text for answer in answers])
 
     def classify_texts(self, texts: Sequence[str]) -> list[str]:
-        """The class of each text, or OTHER: it is empty or too long, or two classes are within rounding."""
-        if not texts:
-            return []
-        logits = self._classifier.logits(texts)
-        second, first = np.partition(logits, -2, axis=1)[:, -2:].T
-        clear = first - second > self._classifier.record.margin_tolerance  # false where a logit is no number
-        best = logits.argmax(1)
-        return [
-            self.record.classes[index] if leads else OTHER for index, leads in zip(best, clear, strict=True)
-        ]
+        """The class of each text, or OTHER; see `TextClassifier.labels`."""
+        return self._classifier.labels(texts)

@@ -196,8 +196,8 @@ def _check_oracles(root: Path, manifest: Manifest) -> None:
                 )
         if isinstance(oracle, Rules):
             _check_patterns(where, oracle)
-        elif len(set(oracle.classes)) != len(oracle.classes):
-            raise BundleError(f"{where} has a class twice: {list(oracle.classes)}")
+        elif len(set(oracle.labels)) != len(oracle.labels):
+            raise BundleError(f"{where} has a label twice: {list(oracle.labels)}")
 
 
 def _check_patterns(where: str, rules: Rules) -> None:
@@ -223,10 +223,10 @@ def _check_signatures(root: Path, manifest: Manifest) -> None:
             )
     for classifier in manifest.classifiers:
         graph = classifier.graph
-        if (graph.inputs, graph.outputs) != classifier_signature(len(classifier.classes)):
+        if (graph.inputs, graph.outputs) != classifier_signature(len(classifier.labels)):
             raise BundleError(
                 f"{root / MANIFEST}: the oracle {classifier.name} has another graph than from ids and mask, "
-                f"int64 [batch, seq], to logits, float32 [batch, {len(classifier.classes)}]"
+                f"int64 [batch, seq], to logits, float32 [batch, {len(classifier.labels)}]"
             )
 
 

@@ -18,7 +18,8 @@ Size = Annotated[int, Meta(ge=1, le=1 << 20)]  # of one dimension that memory is
 Token = Annotated[int, Meta(ge=0, lt=1 << 31)]
 Dtype = Literal["float32", "float16", "int64", "bool"]
 Precision = Literal["fp32", "fp16"]
-RESERVED = ("OTHER", "UNDECIDED", "FAILED")  # classes that no oracle may have; see edgers.oracle.base
+OTHER = "OTHER"  # what is of no class
+RESERVED = (OTHER, "UNDECIDED", "FAILED")  # classes that no oracle may have; see edgers.oracle.base
 ACTIVATIONS: dict[Precision, Dtype] = {"fp32": "float32", "fp16": "float16"}
 Opset = Annotated[int, Meta(ge=24, le=25)]  # 24 is the first with TensorScatter, 25 the last that was tried
 NonNegative = Annotated[float, Meta(ge=0)]
@@ -120,15 +121,25 @@ class Labelled(Record, frozen=True, kw_only=True):
     logits: Annotated[tuple[float, ...], Meta(min_length=2)]
 
 
-class Classifier(Record, frozen=True, kw_only=True, tag_field="kind", tag="classifier"):
-    """An oracle learned from a teacher: a graph from a text's token ids to a logit for each class.
+class Confusion(Record, frozen=True, kw_only=True):
+    """How often, of calibration answers, the teacher said one class and the student another, or the same."""
 
-    A text is of the class with the largest logit if that leads by more than `margin_tolerance`; else, and if
-    it has no token or more than `max_tokens`, it is OTHER. `self_test` is asked when the graph is loaded.
+    teacher: str
+    student: str
+    count: Count
+
+
+class Classifier(Record, frozen=True, kw_only=True, tag_field="kind", tag="classifier"):
+    """An oracle learned from a teacher: a graph from a text's token ids to a logit for each label.
+
+    A label is a class, or OTHER where texts of no class were learned too. A text gets the label with the
+    largest logit if that leads by more than `margin_tolerance`; else, and if it has no token or more than
+    `max_tokens`, it is OTHER. `self_test` is asked when the graph is loaded. `calibration` counts answers
+    that were held out from learning, one for each image; no label follows from it.
     """
 
     name: Name
-    classes: Annotated[tuple[str, ...], Meta(min_length=2, max_length=1000)]
+    labels: Annotated[tuple[str, ...], Meta(min_length=2, max_length=1000)]
     graph: Graph
     weights: Name
     tokenizer: Name
@@ -136,15 +147,27 @@ class Classifier(Record, frozen=True, kw_only=True, tag_field="kind", tag="class
     max_tokens: Annotated[int, Meta(ge=1, le=4096)]
     margin_tolerance: NonNegative
     self_test: Annotated[tuple[Labelled, ...], Meta(min_length=1, max_length=16)]
+    calibration: tuple[Confusion, ...]
 
     def __post_init__(self) -> None:
-        """Refuse a self-test of other classes.
+        """Refuse parts that speak of other labels.
 
         Raises:
-            ValueError: each text needs a logit for every class.
+            ValueError: a text of the self-test has not a logit for each label, a count is of no label, or
+                two are of the same pair.
         """
-        if any(len(labelled.logits) != len(self.classes) for labelled in self.self_test):
-            raise ValueError(f"the self-test of the oracle {self.name} has not one logit for each class")
+        if any(len(labelled.logits) != len(self.labels) for labelled in self.self_test):
+            raise ValueError(f"the self-test of the oracle {self.name} has not a logit for each label")
+        pairs = [(each.teacher, each.student) for each in self.calibration]
+        if not {name for pair in pairs for name in pair} <= {*self.labels, OTHER}:
+            raise ValueError(f"the calibration of the oracle {self.name} counts a class that it has not")
+        if len(set(pairs)) < len(pairs):
+            raise ValueError(f"the calibration of the oracle {self.name} counts a pair of classes twice")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What it can name, in order."""
+        return tuple(label for label in self.labels if label != OTHER)
 
 
 class Parity(Record, frozen=True, kw_only=True):
@@ -261,12 +284,12 @@ class Loaded(NamedTuple):
 Signature = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 
 
-def classifier_signature(classes: int) -> Signature:
+def classifier_signature(labels: int) -> Signature:
     """Inputs and outputs of a classifier's graph; the mask is 0 on padding, else 1."""
     text = ("batch", "seq")
     return (
         tuple(Tensor(name=name, dtype="int64", shape=text) for name in ("ids", "mask")),
-        (Tensor(name="logits", dtype="float32", shape=("batch", classes)),),
+        (Tensor(name="logits", dtype="float32", shape=("batch", labels)),),
     )
 
 

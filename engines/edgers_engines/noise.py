@@ -45,6 +45,7 @@ class Stream(IntEnum):
 
     SELECTION = 0
     CERTIFICATION = 1
+    COLLECTION = 2
 
 
 def check_sigma(sigma: float) -> float:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import Backend
 from edgers_engines.errors import BackendError, BundleError
-from edgers_engines.manifest import Classifier
+from edgers_engines.manifest import OTHER, Classifier
 from edgers_engines.tokenizer import read_tokenizer
 
 ROWS = 256  # texts answered at once
@@ -41,7 +41,7 @@ class TextClassifier:
         self._check()
 
     def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Logits [texts, classes]; NaN for a text that has no token, or too many.
+        """Logits [texts, labels]; NaN for a text that has no token, or too many.
 
         Equal texts are answered once. Texts of one length are answered together, so none is padded, and a
         text's logits depend on its neighbours by rounding at most.
@@ -52,7 +52,7 @@ class TextClassifier:
         """
         places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
         rows = self._ids(list(places))
-        found = np.full((len(rows), len(self.record.classes)), np.nan, np.float32)
+        found = np.full((len(rows), len(self.record.labels)), np.nan, np.float32)
         by_length = sorted(range(len(rows)), key=lambda place: len(rows[place]))
         for length, group in groupby(by_length, key=lambda place: len(rows[place])):
             if 0 < length <= self.record.max_tokens:
@@ -61,6 +61,22 @@ class TextClassifier:
                     part = members[start : start + ROWS]
                     found[part] = self._run([rows[place] for place in part])
         return found[[places[text] for text in texts]]
+
+    def labels(self, texts: Sequence[str]) -> list[str]:
+        """The label of the largest logit; OTHER where it leads by no more than rounding, or is no number.
+
+        Raises:
+            BackendError, BundleError: as `logits`.
+        """
+        if not texts:
+            return []
+        logits = self.logits(texts)
+        second, first = np.partition(logits, -2, axis=1)[:, -2:].T
+        clear = first - second > self.record.margin_tolerance  # false where a logit is no number
+        best = logits.argmax(1)
+        return [
+            self.record.labels[index] if leads else OTHER for index, leads in zip(best, clear, strict=True)
+        ]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         try:
@@ -72,7 +88,7 @@ class TextClassifier:
 
     def _run(self, rows: list[list[int]]) -> NDArray[np.float32]:
         ids = np.array(rows, np.int64)
-        out = np.empty((len(rows), len(self.record.classes)), np.float32)
+        out = np.empty((len(rows), len(self.record.labels)), np.float32)
         self._engine.run({"ids": ids, "mask": np.ones_like(ids)}, {"logits": out})
         return out
 

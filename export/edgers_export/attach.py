@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from edgers_engines.atomic import check_new, new_folder
 from edgers_engines.bundle import MANIFEST, Bundle
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import InputError
-from edgers_engines.manifest import Classifier, Labelled, Manifest
+from edgers_engines.manifest import Classifier, Confusion, Labelled, Manifest
 from edgers_engines.records import dump
 from edgers_engines.text_classifier import TextClassifier
 from edgers_export.bundle import FINEST_MARGIN, MARGIN_FACTOR, files_of
@@ -23,7 +23,15 @@ from edgers_export.student import MAX_TOKENS, Student
 _TESTED = 4  # texts that a device repeats when it loads the oracle
 
 
-def attach(bundle: Bundle, student: Student, name: str, texts: Sequence[str], out: Path) -> Bundle:
+def attach(
+    bundle: Bundle,
+    student: Student,
+    name: str,
+    texts: Sequence[str],
+    out: Path,
+    *,
+    count: Callable[[TextClassifier], tuple[Confusion, ...]] = lambda _loaded: (),
+) -> Bundle:
     """Write a copy of a bundle that has the student as an oracle too.
 
     Args:
@@ -32,6 +40,7 @@ def attach(bundle: Bundle, student: Student, name: str, texts: Sequence[str], ou
         name: of the oracle; a file's name, so letters, digits and . _ -.
         texts: on which the graph is compared with PyTorch; the first few become the oracle's self-test.
         out: directory to make; it appears only when everything in it is complete.
+        count: asks the student, loaded as a device loads it, about calibration answers.
 
     Returns:
         The new bundle, loaded back from `out`.
@@ -50,7 +59,8 @@ def attach(bundle: Bundle, student: Student, name: str, texts: Sequence[str], ou
         manifest = replace(
             bundle.manifest, oracles=(*bundle.manifest.oracles, record), files=files_of(scratch)
         )
-        measured = replace(record, margin_tolerance=_tolerance(scratch, manifest, record, student, texts))
+        measured = _measured(scratch, manifest, record, student, texts)
+        measured = replace(measured, calibration=count(_loaded(scratch, manifest, measured)))
         manifest = replace(manifest, oracles=(*bundle.manifest.oracles, measured))
         (scratch / MANIFEST).write_bytes(dump(manifest))
         made = Bundle.load(scratch)  # what a device would refuse must not be published
@@ -63,7 +73,7 @@ def _record(student: Student, name: str, texts: Sequence[str], folder: Path) -> 
     tested = list(dict.fromkeys(texts))[:_TESTED]
     return Classifier(
         name=name,
-        classes=student.classes,
+        labels=student.classes,
         graph=graph,
         weights=f"oracle-{name}.bin",
         tokenizer=f"oracle-{name}.json",
@@ -74,16 +84,21 @@ def _record(student: Student, name: str, texts: Sequence[str], folder: Path) -> 
             Labelled(text=text, logits=tuple(row))
             for text, row in zip(tested, student.logits(tested).tolist(), strict=True)
         ),
+        calibration=(),
     )
 
 
-def _tolerance(
+def _measured(
     folder: Path, manifest: Manifest, record: Classifier, student: Student, texts: Sequence[str]
-) -> float:
-    """How large a lead must be that no rounding can undo it; measured beside PyTorch."""
+) -> Classifier:
+    """The record with how large a lead must be that no rounding can undo it; measured beside PyTorch."""
+    wanted = student.logits(texts)
+    difference = float(np.nanmax(abs(_loaded(folder, manifest, record).logits(texts) - wanted)))
+    tolerance = max(MARGIN_FACTOR * difference, FINEST_MARGIN * float(abs(wanted).max()))
+    return replace(record, margin_tolerance=tolerance)
+
+
+def _loaded(folder: Path, manifest: Manifest, record: Classifier) -> TextClassifier:
     names = (record.graph.file, record.tokenizer)
     contents = {name: (folder / name).read_bytes() for name in names}
-    loaded = TextClassifier(Bundle(folder, manifest, digest="", contents=contents), record, open_backend())
-    wanted = student.logits(texts)
-    difference = float(np.nanmax(abs(loaded.logits(texts) - wanted)))
-    return max(MARGIN_FACTOR * difference, FINEST_MARGIN * float(abs(wanted).max()))
+    return TextClassifier(Bundle(folder, manifest, digest="", contents=contents), record, open_backend())

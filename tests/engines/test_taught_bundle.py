@@ -26,6 +26,12 @@ def graph(**fields):
     return edited(lambda m: m["oracles"][-1]["graph"].update(fields))
 
 
+def counted(*pairs):
+    """Damage: other calibration counts."""
+    names = ("teacher", "student", "count")
+    return learned(calibration=[dict(zip(names, pair, strict=True)) for pair in pairs])
+
+
 def shape(kind, values):
     """Damage: another shape in the graph's record."""
     return edited(lambda m: m["oracles"][-1]["graph"][kind][0].update(shape=values))
@@ -76,11 +82,11 @@ REFUSED = {
     "another kind": (learned(kind="judge"), "Invalid value 'judge'"),
     "no kind": (edited(lambda m: m["oracles"][-1].pop("kind")), "missing required field `kind`"),
     "a field of rules": (learned(rules=[]), "unknown field `rules`"),
-    "one class": (learned(classes=["left"]), "length >= 2"),
-    "a class twice": (learned(classes=["left", "left", "right", "stop"]), "has a class twice"),
-    "a reserved class": (learned(classes=["OTHER", "left", "right", "stop"]), "'OTHER'.*are reserved"),
-    "a blank class": (learned(classes=[" ", "left", "right", "stop"]), "has the class ' '"),
-    "more classes than logits": (learned(classes=list("abcde")), "not one logit for each class"),
+    "one class": (learned(labels=["left"]), "length >= 2"),
+    "a label twice": (learned(labels=["left", "left", "right", "stop"]), "has a label twice"),
+    "a reserved class": (learned(labels=["FAILED", "left", "right", "stop"]), "'FAILED'.*are reserved"),
+    "a blank class": (learned(labels=[" ", "left", "right", "stop"]), "has the class ' '"),
+    "more labels than logits": (learned(labels=list("abcde")), "not a logit for each label"),
     "a name that is taken": (learned(name="action"), "has a name twice"),
     "a name with a slash": (learned(name="../x"), r"oracles\[4\]\.name"),
     "no self-test": (learned(self_test=[]), "length >= 1"),
@@ -90,6 +96,10 @@ REFUSED = {
     "too many tokens": (learned(max_tokens=1 << 20), "<= 4096"),
     "a negative tolerance": (learned(margin_tolerance=-1.0), ">= 0"),
     "an endless vocabulary": (learned(vocabulary=1 << 40), "<= 1048576"),
+    "a count of no class": (counted(("left", "up", 1)), "counts a class that it has not"),
+    "a pair counted twice": (counted(("left", "stop", 1), ("left", "stop", 2)), "a pair of classes twice"),
+    "a count of nothing": (counted(("left", "stop", 0)), ">= 1"),
+    "no calibration": (edited(lambda m: m["oracles"][-1].pop("calibration")), "required field `calibration`"),
     "another input": (shape("inputs", ["batch", 7]), "has another graph than from ids and mask"),
     "another output": (shape("outputs", ["batch", 3]), "has another graph than from ids and mask"),
     "a graph that is not listed": (graph(file="none.onnx"), r"\$\.files lists"),

@@ -1,0 +1,97 @@
+"""What a learned oracle gets wrong: counted on answers that were held out, used by the modes that need it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from edgers.answers import StoredAnswer
+from edgers.oracle.base import OTHER
+from edgers.smoothing.mode import Mode
+from edgers.smoothing.oracle_error import Calibrated, CalibratedFalsePositive
+from edgers_engines.errors import InputError
+from edgers_engines.manifest import Classifier, Confusion, Manifest
+
+ENOUGH = 1000  # images; the paper's own check has as many benign pairs of image and prompt
+
+
+def one_per_image(answers: Sequence[StoredAnswer], seed: int) -> list[StoredAnswer]:
+    """An answer about each image, chosen blindly: answers about one image are not independent.
+
+    Only what the model says by itself, about a named image, is of the distribution that is meant.
+    """
+    groups: dict[str, list[StoredAnswer]] = {}
+    for answer in answers:
+        if answer.image is not None and not answer.detour:
+            groups.setdefault(answer.image, []).append(answer)
+    rng = np.random.default_rng(seed)
+    return [group[rng.integers(len(group))] for group in groups.values()]
+
+
+def count(
+    answers: Sequence[StoredAnswer], labels: Callable[[Sequence[str]], Sequence[str]]
+) -> tuple[Confusion, ...]:
+    """How often the teacher said one class and the student another, or the same.
+
+    Args:
+        answers: independent, and labelled by the teacher; what it could not label is OTHER.
+        labels: the student.
+    """
+    found = labels([answer.text for answer in answers])
+    pairs = Counter((answer.label or OTHER, student) for answer, student in zip(answers, found, strict=True))
+    return tuple(
+        Confusion(teacher=teacher, student=student, count=number)
+        for (teacher, student), number in sorted(pairs.items())
+    )
+
+
+def calibrated(manifest: Manifest, oracle: str | None, mode: str) -> Mode:
+    """The mode that a bundle's own counts give, for whichever class the selection chooses.
+
+    Which class that is does not depend on the calibration answers, so the counts of each class would hold for
+    it; those of the worst class hold for all and can be laid down before.
+
+    Args:
+        manifest: the bundle's.
+        oracle: the name of a learned oracle in it.
+        mode: calibrated or calibrated-false-positive.
+
+    Raises:
+        InputError: there is no such oracle, or it has no counts, or none of a class that the mode needs.
+    """
+    learned = {classifier.name: classifier for classifier in manifest.classifiers}
+    if oracle not in learned or not learned[oracle].calibration:
+        raise InputError(
+            f"--assume {mode} needs counts: give --calibration, or an --oracle that `edgers distill` has "
+            "calibrated on answers about images"
+        )
+    if mode == Calibrated.name:
+        return _calibrated(learned[oracle])
+    return _calibrated_false_positive(learned[oracle])
+
+
+def _calibrated(classifier: Classifier) -> Calibrated:
+    total = sum(each.count for each in classifier.calibration)
+    errors = max(
+        sum(each.count for each in classifier.calibration if each.student == name != each.teacher)
+        for name in classifier.classes
+    )
+    return Calibrated(errors, total)
+
+
+def _calibrated_false_positive(classifier: Classifier) -> CalibratedFalsePositive:
+    """Of each true class the count of the class it is most often taken for."""
+    truths = dict.fromkeys((*classifier.classes, *(each.teacher for each in classifier.calibration)))
+    counts = []
+    for truth in truths:
+        said = {each.student: each.count for each in classifier.calibration if each.teacher == truth}
+        if not said:
+            raise InputError(
+                f"the oracle {classifier.name} was calibrated without an answer that its teacher calls "
+                f"{truth!r}: calibrate on more images, or assume calibrated"
+            )
+        wrong = [number for name, number in said.items() if name not in (truth, OTHER)]
+        counts.append((max(wrong, default=0), sum(said.values())))
+    return CalibratedFalsePositive(counts)

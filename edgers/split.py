@@ -1,0 +1,43 @@
+"""Answers to learn from and answers to test on: no image is in both, and no text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from edgers.answers import StoredAnswer
+
+HELD_OUT = 0.2  # of the images
+
+
+class Split(NamedTuple):
+    """What is learned from, what is held out, and how many answers are neither: their texts are held out."""
+
+    learn: list[StoredAnswer]
+    test: list[StoredAnswer]
+    dropped: int
+
+
+def split(answers: Sequence[StoredAnswer], seed: int, share: float = HELD_OUT) -> Split:
+    """Hold out whole images; an answer without one stands for itself.
+
+    Of what is left, answers with a held-out text are dropped.
+
+    Args:
+        answers: any order.
+        seed: of the choice.
+        share: of the images that is held out, in (0, 1).
+    """
+    images = list(dict.fromkeys(_image(answer) for answer in answers))
+    chosen = np.random.default_rng(seed).permutation(len(images))[: max(round(share * len(images)), 1)]
+    held_out = {images[index] for index in chosen}
+    test = [answer for answer in answers if _image(answer) in held_out]
+    texts = {answer.text for answer in test}
+    learn = [answer for answer in answers if _image(answer) not in held_out and answer.text not in texts]
+    return Split(learn, test, len(answers) - len(learn) - len(test))
+
+
+def _image(answer: StoredAnswer) -> tuple[str, str]:
+    return ("image", answer.image) if answer.image is not None else ("text", answer.text)
