@@ -20,7 +20,7 @@ ROWS = 32  # answered at once
 
 
 class Detour:
-    """A constraint that withholds some tokens at each step, others in each batch.
+    """A constraint that withholds some tokens at each step of each answer.
 
     A model may have a handful of favourite sentences. Kept from some of their words it says others, as it
     might about an image that nobody has thought of, and an oracle that learned them knows more than a few.
@@ -29,18 +29,19 @@ class Detour:
         seed: of the choice.
         share: of the vocabulary that is withheld, in [0, 1).
         vocabulary: how many tokens there are.
-
-    Attributes:
-        batch: the number of the batch that is answered.
     """
 
     def __init__(self, seed: int, share: float, vocabulary: int) -> None:
         self._seed, self._share, self._vocabulary = seed, share, vocabulary
-        self.batch = 0
+        self.begin(0)
 
-    def allowed(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
-        """The tokens that are not withheld; the same whenever it is asked about one batch."""
-        drawn = np.random.default_rng([self._seed, self.batch, *tokens]).random(self._vocabulary)
+    def begin(self, batch: int) -> None:
+        """Begin a batch: what is withheld from it follows from its number, whichever came before."""
+        self._rng = np.random.default_rng([self._seed, batch])
+
+    def allowed(self, tokens: tuple[int, ...]) -> tuple[int, ...]:  # noqa: ARG002  a constraint's signature
+        """The tokens that are not withheld this time; one at least."""
+        drawn = self._rng.random(self._vocabulary)
         return tuple(np.flatnonzero(drawn >= min(self._share, drawn.max())).tolist())
 
 
@@ -87,7 +88,7 @@ def collect(
     question = Question(model, prompt, rows=ROWS, constraint=withheld, guard=False)
     while batch := list(islice(numbers, ROWS)):
         if withheld:
-            withheld.batch = batch[0]
+            withheld.begin(batch[0])
         noisy = np.stack([canvases.noisy(number, sigma, seed) for number in batch])
         for number, answer in zip(batch, question.answers(noisy), strict=True):
             yield StoredAnswer(

@@ -136,7 +136,7 @@ def _check(learned: Counter[str], parts: Split) -> None:
 
 def _report(made: Bundle, name: str, parts: Split) -> Distilled:
     record = next(oracle for oracle in made.manifest.classifiers if oracle.name == name)
-    answers, tested = [*parts.learn, *parts.test], lesson(parts.test)
+    answers, tested = [answer for part in parts for answer in part], lesson(parts.test)
     found = TextClassifier(made, record, open_backend()).labels(list(tested))
     wrong: dict[tuple[str, str], list[str]] = {}
     for (text, teacher), student in zip(tested.items(), found, strict=True):
@@ -151,7 +151,7 @@ def _report(made: Bundle, name: str, parts: Split) -> Distilled:
         texts_with_two_labels=len(disagreements(answers)),
         not_labelled=sum(answer.label is None for answer in answers),
         learned=len(parts.learn),
-        dropped=parts.dropped,
+        dropped=len(parts.dropped),
         held_out=len(parts.test),
         held_out_texts=len(tested),
         errors=sum(map(len, wrong.values())),

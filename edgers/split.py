@@ -13,11 +13,11 @@ HELD_OUT = 0.2  # of the images
 
 
 class Split(NamedTuple):
-    """What is learned from, what is held out, and how many answers are neither: their texts are held out."""
+    """What is learned from, what is held out, and what is dropped, for its text is held out."""
 
     learn: list[StoredAnswer]
     test: list[StoredAnswer]
-    dropped: int
+    dropped: list[StoredAnswer]
 
 
 def split(answers: Sequence[StoredAnswer], seed: int, share: float = HELD_OUT) -> Split:
@@ -35,8 +35,12 @@ def split(answers: Sequence[StoredAnswer], seed: int, share: float = HELD_OUT) -
     held_out = {images[index] for index in chosen}
     test = [answer for answer in answers if _image(answer) in held_out]
     texts = {answer.text for answer in test}
-    learn = [answer for answer in answers if _image(answer) not in held_out and answer.text not in texts]
-    return Split(learn, test, len(answers) - len(learn) - len(test))
+    others = [answer for answer in answers if _image(answer) not in held_out]
+    return Split(
+        learn=[answer for answer in others if answer.text not in texts],
+        test=test,
+        dropped=[answer for answer in others if answer.text in texts],
+    )
 
 
 def _image(answer: StoredAnswer) -> tuple[str, str]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgers.poll import Progress
     from edgers_engines.vlm import VisionLanguageModel
 
-_DETOUR = 0.15  # share of the vocabulary that is withheld
+_DETOUR = 0.2  # share of the vocabulary that is withheld
 
 
 @click.command("distill")

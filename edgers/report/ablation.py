@@ -1,0 +1,92 @@
+"""Oracles side by side, for people: a table and a plot."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from edgers.advice import floored
+from edgers_engines.errors import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from edgers.ablation import Scored
+    from edgers.rule import Rule
+
+_GREEN, _RED, _GREY = "#2a7f4f", "#b3402e", "#8a8f98"
+
+
+def score_table(scores: Sequence[Scored], reference: str, rule: Rule) -> Table:
+    """One line for each oracle; what is unsound says so."""
+    first = scores[0]
+    table = Table(
+        "oracle",
+        "kind",
+        box=box.SIMPLE,
+        caption=f"{first.frames} frames, n = {rule.samples}, sigma {rule.sigma:g}, alpha {rule.alpha:g}. Errors: "
+        f"of one answer about each of {first.answers} images, not what {printable(reference)} says; in brackets "
+        "with probability 95%. False: certified although it calls half the answers something else.",
+    )
+    for name in ("certified", "false", "mean radius", "errors", "ms / new text", "ms / answer"):
+        table.add_column(name, justify="right")
+    for each in scores:
+        unsound = "" if each.sound else " (UNSOUND)"
+        table.add_row(
+            Text(printable(each.oracle)),
+            Text(each.kind + unsound, style="" if each.sound else "red"),
+            f"{each.certified}/{each.frames}",
+            str(each.false),
+            floored(each.mean_radius),
+            f"{each.errors / each.answers:.2%} [{each.error_lower:.2%}, {each.error_upper:.2%}]",
+            "" if each.ms_per_new_text is None else f"{each.ms_per_new_text:.3f}",
+            f"{each.ms_per_answer:.3f}",
+        )
+    return table
+
+
+def plot_scores(scores: Sequence[Scored], file_type: str) -> bytes:
+    """Radius, certified share, errors with their interval, and time, one bar for each oracle.
+
+    Args:
+        scores: what to draw.
+        file_type: one of `edgers.report.plot.FORMATS`.
+
+    Returns:
+        The file's bytes.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 1.6 + 0.4 * len(scores)), layout="constrained")
+    names = [printable(f"{each.oracle} ({each.kind}{'' if each.sound else ', UNSOUND'})") for each in scores]
+    panels = figure.subplots(1, 4, sharey=True)
+    colours = [_GREEN if each.sound else _RED for each in scores]
+    for axes, title, values in zip(
+        panels,
+        ("mean radius", "certified share", "error rate", "ms per answer"),
+        (
+            [each.mean_radius for each in scores],
+            [each.certified / each.frames for each in scores],
+            [each.errors / each.answers for each in scores],
+            [each.ms_per_answer for each in scores],
+        ),
+        strict=True,
+    ):
+        axes.barh(names, values, color=colours)
+        axes.set_title(title, fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].invert_yaxis()
+    _draw_intervals(panels[2], scores)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=file_type.lower(), dpi=150)
+    return buffer.getvalue()
+
+
+def _draw_intervals(axes: Axes, scores: Sequence[Scored]) -> None:
+    for place, each in enumerate(scores):
+        axes.plot([each.error_lower, each.error_upper], [place, place], color=_GREY, marker="|")
