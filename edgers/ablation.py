@@ -25,6 +25,7 @@ from edgers_engines.vlm import Answer, Status
 
 CONFIDENCE_ALPHA = 0.05  # of the error rates' intervals, both sides together
 
+
 class Reference:
     """What is taken to be right: one oracle's classes, each text asked for once.
 
@@ -47,10 +48,10 @@ class Scored(Record, frozen=True, kw_only=True):
     """One oracle on all frames.
 
     `certified` of `frames` are certified, `false` of these although the reference calls half of the answers
-    or more something else. `mean_radius` counts an abstention as 0. `errors` of `answers`, one for each image,
-    are not what the reference says; the bounds hold together with probability 95%. Milliseconds are for an
-    answer whose text the oracle has not seen, and in the mean over all stored ones; null where there is no
-    such thing.
+    or more something else. `mean_radius` counts an abstention as 0. `errors` of `answers`, one about each
+    image, are not what the reference says; the bounds hold together with probability 95%. Milliseconds are
+    for an answer whose text the oracle has not seen, null where a text has no class by itself, and in the
+    mean over all answers.
     """
 
     oracle: str
@@ -140,9 +141,7 @@ def frames_of(answers: Sequence[StoredAnswer], selection: int) -> list[Frame]:
             f"each frame needs the same number of answers at the same noise, more than the {selection} that "
             f"select; there are {counts}"
         )
-    return [
-        Frame(image, group[:selection], group[selection:]) for (image, _), group in groups.items()
-    ]
+    return [Frame(image, group[:selection], group[selection:]) for (image, _), group in groups.items()]
 
 
 def rule_of(
@@ -166,9 +165,7 @@ def rule_of(
         raise InputError(str(error)) from None
 
 
-def score(
-    contender: Contender, frames: Sequence[Frame], reference: Reference, rule: Rule
-) -> Scored:
+def score(contender: Contender, frames: Sequence[Frame], reference: Reference, rule: Rule) -> Scored:
     """One line of the table.
 
     Args:
@@ -237,18 +234,14 @@ def _votes(labels: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
     return {**dict.fromkeys(classes, 0), **Counter(labels)}
 
 
-def _errs(
-    contender: Contender, frame: Frame, verdict: Verdict, reference: Reference
-) -> bool:
+def _errs(contender: Contender, frame: Frame, verdict: Verdict, reference: Reference) -> bool:
     truth = reference(frame.certification[-1].text)
     if contender.classify is not None:
         return verdict.last != truth
     return (verdict.last != OTHER) != (truth == reference(verdict.label))
 
 
-def _is_false(
-    contender: Contender, frame: Frame, verdict: Verdict, reference: Reference
-) -> bool:
+def _is_false(contender: Contender, frame: Frame, verdict: Verdict, reference: Reference) -> bool:
     """Whether the reference calls half of the answers, or more, something else than was certified."""
     certified = verdict.label if contender.classify is not None else reference(verdict.label)
     agreeing = sum(reference(answer.text) == certified for answer in frame.certification)

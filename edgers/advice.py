@@ -27,6 +27,10 @@ _RESERVED_ADVICE = {
     ),
     FAILED: "Most samples failed or gave numbers that are not finite. Lower --sigma, or check the bundle.",
 }
+_NO_CLUSTER = (
+    "No meaning has the majority of the answers that were to choose one: lower --sigma, word the prompt so "
+    "that answers are short and alike, or hold the model to --choices."
+)
 
 
 def floored(value: float) -> str:
@@ -53,7 +57,8 @@ def meaning(certificate: Certificate) -> str:
         kept = f" to keep a probability of {c.floor}" if higher else ""
         return f"No class is certified{kept} for this image at this noise: act as if there were no answer."
     does = f"keeps a probability of at least {c.floor}" if higher else "wins the vote"
-    claim = f"The class {c.label!r} {does} under noise"
+    what = "What means the same as" if c.oracle.kind == "clusters" else "The class"
+    claim = f"{what} {c.label!r} {does} under noise"
     if not of_the_label(c.assumption.mode):
         share = f"a share of at least {c.floor} of the noise" if higher else "most of the noise"
         claim = f"If the oracle errs as assumed, {c.label!r} is true under {share}"
@@ -91,7 +96,7 @@ def _abstention(c: Certificate) -> str:
             f"{c.stopped_because.capitalize()} after {c.samples_counted} of {c.n} samples: allow more time."
         )
     if c.label in RESERVED:
-        return _RESERVED_ADVICE[c.label]
+        return _NO_CLUSTER if (c.label, c.oracle.kind) == (OTHER, "clusters") else _RESERVED_ADVICE[c.label]
     if c.part is not None:
         return (
             f"This is part {c.part.number} of {c.part.of}, which proves nothing alone: `edgers merge` makes "

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgers.arguments import check_seed
-from edgers.oracle.base import Oracle
+from edgers.oracle.base import Freezing, Oracle
 from edgers.oracle.named import open_oracle
 from edgers.poll import Poll, Progress
 from edgers_engines.errors import BackendError
@@ -62,7 +62,7 @@ def ask(
     sigma: float,
     rows: int,
     progress: Progress,
-    count: Callable[[Poll, Oracle], Counted],
+    count: Callable[[Poll, Oracle | Freezing], Counted],
 ) -> Asked[Counted]:
     """Prepare the image, and count the answers to noisy copies of it in as large chunks as the memory holds.
 
@@ -106,7 +106,7 @@ def ask(
     return Asked(
         camera=camera,
         prompt=request.prompt,
-        judge=judge,
+        judge=asked.oracle,
         guard=guard,
         seed=seed,
         seed_source="operating system" if request.seed is None else "given",

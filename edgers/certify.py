@@ -26,7 +26,7 @@ from edgers.certificate import (
     camera_radius,
 )
 from edgers.ending import ALL_SAMPLES, ONE_PART, Stop, ending
-from edgers.oracle.base import Oracle, winner
+from edgers.oracle.base import Freezing, Oracle, winner
 from edgers.part import Part
 from edgers.poll import Poll, Progress
 from edgers.prediction import Prediction, most_likely
@@ -253,7 +253,7 @@ class Certifier:
         )
 
     def _ask(
-        self, request: Request, progress: Progress, count: Callable[[Poll, Oracle], Counted]
+        self, request: Request, progress: Progress, count: Callable[[Poll, Oracle | Freezing], Counted]
     ) -> Asked[Counted]:
         rows = min(self.batch_size, max(self.rule.samples, self.selection))
         return ask(self.model, request, sigma=self.rule.sigma, rows=rows, progress=progress, count=count)
@@ -274,15 +274,15 @@ class Certifier:
         except ValueError as error:
             raise InputError(str(error)) from None
 
-    def _count(self, stop: Stop, drawn: range, poll: Poll, judge: Oracle) -> VoteRecord:
+    def _count(self, stop: Stop, drawn: range, poll: Poll, judge: Oracle | Freezing) -> VoteRecord:
         """Select, then certify what was selected."""
         try:
-            self.rule.mode.check_classes(len(judge.record.classes))
+            self.rule.mode.check_classes(1 if isinstance(judge, Freezing) else len(judge.record.classes))
         except ValueError as error:
             raise InputError(str(error)) from None
         following = Stream.CERTIFICATION, len(drawn), drawn.start
-        selection = poll.count(Stream.SELECTION, self.selection, following, stop=stop.asked)
-        label = winner(selection, judge.record.classes)
+        selection = poll.select(self.selection, following, stop.asked)
+        label = winner(selection, poll.oracle.record.classes)
         votes = poll.count(
             Stream.CERTIFICATION,
             len(drawn),

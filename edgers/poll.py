@@ -5,23 +5,24 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgers.noise_ahead import Chunk, NoiseAhead
-from edgers.oracle.base import FAILED, RESERVED, Oracle, label
+from edgers.oracle.base import FAILED, RESERVED, Freezing, Oracle, label
 from edgers_engines.device import Buffer
-from edgers_engines.errors import BackendError
+from edgers_engines.errors import BackendError, InputError
 from edgers_engines.noise import Stream
-from edgers_engines.vlm import Question
+from edgers_engines.vlm import Answer, Question, Status
 
 TEXTS = 5  # how many of the most frequent are kept
 
 Progress = Callable[[int], None]
 Votes = dict[str, int]
+Next = tuple[Stream, int] | tuple[Stream, int, int]
 
 
 class Poll:
@@ -29,7 +30,7 @@ class Poll:
 
     Args:
         question: the prompt, ready to be asked.
-        oracle: maps answers to classes.
+        oracle: maps answers to classes; one that a selection has to freeze does so after `select`.
         canvas: float64 [3, H, W], on the lattice.
         sigma: noise, in the canvas' unit.
         seed: 128-bit key of the noise.
@@ -39,7 +40,7 @@ class Poll:
     def __init__(
         self,
         question: Question,
-        oracle: Oracle,
+        oracle: Oracle | Freezing,
         canvas: NDArray[np.float64],
         *,
         sigma: float,
@@ -61,11 +62,56 @@ class Poll:
         # "noise" is what drawing it cost in wall time: how long the model waited for it.
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
+    @property
+    def oracle(self) -> Oracle:
+        """What labels the answers.
+
+        Raises:
+            InputError: its class is to be chosen by a selection, and there was none.
+        """
+        if isinstance(self._oracle, Freezing):
+            raise InputError(
+                f"the oracle {self._oracle.name!r} makes clusters: only a selection apart from the votes can "
+                "choose their class, so it certifies but does not predict"
+            )
+        return self._oracle
+
+    def select(
+        self,
+        samples: int,
+        then: Next | None = None,
+        stop: Callable[[Votes], bool] = lambda _votes: False,
+    ) -> Votes:
+        """Votes of the first samples of the selection; an oracle that its answers have to freeze is frozen.
+
+        Args:
+            samples: as in `count`, like the other arguments.
+            then: what is counted next.
+            stop: asked before each chunk; where there are no classes yet, with no votes.
+
+        Raises:
+            BackendError: every sample failed.
+        """
+        if not isinstance(self._oracle, Freezing):
+            return self.count(Stream.SELECTION, samples, then, stop)
+        answers: list[Answer] = []
+        for chunk, following in self._chunks_ahead(Stream.SELECTION, samples, 0, then):
+            if stop({}):
+                break
+            answers += self._answers(chunk, following)
+            self._progress(chunk.rows)
+        start = time.perf_counter()
+        self._oracle = self._oracle.freeze([each for each in answers if each.status is Status.COMPLETE])
+        self.seconds["oracle"] += time.perf_counter() - start
+        votes = self._no_votes()
+        votes.update(self._labelled(answers))
+        return self._checked(votes)
+
     def count(
         self,
         stream: Stream,
         samples: int,
-        then: tuple[Stream, int] | tuple[Stream, int, int] | None = None,
+        then: Next | None = None,
         stop: Callable[[Votes], bool] = lambda _votes: False,
         *,
         first: int = 0,
@@ -85,17 +131,13 @@ class Poll:
         Raises:
             BackendError: every sample failed; a part that fails is counted as FAILED.
         """
-        votes = Counter(dict.fromkeys((*self._oracle.record.classes, *RESERVED), 0))
-        upcoming = next(self._chunks(*then), None) if then else None
-        following = chain(islice(self._chunks(stream, samples, first), 1, None), [upcoming])
-        for chunk, next_chunk in zip(self._chunks(stream, samples, first), following, strict=False):
+        votes = self._no_votes()
+        for chunk, following in self._chunks_ahead(stream, samples, first, then):
             if stop(votes):
                 break
-            votes.update(self._labels(chunk, next_chunk))
+            votes.update(self._labels(chunk, following))
             self._progress(chunk.rows)
-        if votes[FAILED] and votes[FAILED] == votes.total():
-            raise self._failure or BackendError("every sample gave numbers that are not finite")
-        return dict(votes)
+        return self._checked(votes)
 
     def finish(self) -> None:
         """Wait for noise that is drawn ahead and will not be asked for."""
@@ -110,7 +152,26 @@ class Poll:
         for done in range(0, samples, self._question.rows):
             yield Chunk(stream, first + done, min(self._question.rows, samples - done))
 
+    def _chunks_ahead(
+        self, stream: Stream, samples: int, first: int, then: Next | None
+    ) -> Iterator[tuple[Chunk, Chunk | None]]:
+        """Each chunk, and the one whose noise is drawn meanwhile."""
+        upcoming = next(self._chunks(*then), None) if then else None
+        following = chain(islice(self._chunks(stream, samples, first), 1, None), [upcoming])
+        return zip(self._chunks(stream, samples, first), following, strict=False)
+
+    def _no_votes(self) -> Counter[str]:
+        return Counter(dict.fromkeys((*self.oracle.record.classes, *RESERVED), 0))
+
+    def _checked(self, votes: Counter[str]) -> Votes:
+        if votes[FAILED] and votes[FAILED] == votes.total():
+            raise self._failure or BackendError("every sample gave numbers that are not finite")
+        return dict(votes)
+
     def _labels(self, chunk: Chunk, following: Chunk | None) -> list[str]:
+        return self._labelled(self._answers(chunk, following))
+
+    def _answers(self, chunk: Chunk, following: Chunk | None) -> list[Answer]:
         start = time.perf_counter()
         noisy = self._noise.take(chunk, following)
         drawn = time.perf_counter()
@@ -119,13 +180,18 @@ class Poll:
             answers = self._question.answers(noisy)
         except BackendError as error:
             self._failure = error
-            return [FAILED] * chunk.rows
-        answered = time.perf_counter()
-        self.seconds["model"] += answered - drawn
-        labels = label(self._oracle, answers)
-        # Held to choices, a row ends where its choice is settled; its label is what it would have said.
-        constrained = self._oracle.constraint is not None
-        self._texts.update(labels if constrained else (answer.text for answer in answers))
+            return [Answer((), "", Status.FAILED, math.inf)] * chunk.rows
+        self.seconds["model"] += time.perf_counter() - drawn
         self.smallest_margin = min(self.smallest_margin, *(answer.margin for answer in answers))
-        self.seconds["oracle"] += time.perf_counter() - answered
+        return answers
+
+    def _labelled(self, answers: Sequence[Answer]) -> list[str]:
+        start = time.perf_counter()
+        labels = label(self.oracle, answers)
+        # Held to choices, a row ends where its choice is settled; its label is what it would have said.
+        constrained = self.oracle.constraint is not None
+        said = labels if constrained else [answer.text for answer in answers]
+        ended = (text for text, each in zip(said, answers, strict=True) if each.status is not Status.FAILED)
+        self._texts.update(ended)
+        self.seconds["oracle"] += time.perf_counter() - start
         return labels

@@ -17,6 +17,7 @@ from edgers.certify import Certifier
 from edgers.ending import CANCELLED, FROM_OUTSIDE, ONE_PART, ending
 from edgers.oracle.base import RESERVED, UNDECIDED, winner
 from edgers.oracle.choices import choices_record
+from edgers.oracle.clusters import is_name
 from edgers.poll import Progress
 from edgers.rule import Rule
 from edgers_engines.bundle import Bundle
@@ -81,6 +82,8 @@ def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
     yield "decoding.constrained", c.decoding.constrained, c.oracle.kind == "choices"
     if c.oracle.kind == "choices":
         yield "oracle", c.oracle, choices_record(c.oracle.classes)
+    if c.oracle.kind == "clusters":
+        yield "oracle.classes", c.oracle.classes, tuple(filter(is_name, c.oracle.classes[:1]))
     if c.margin.guard and c.margin.smallest is not None and not (selection[UNDECIDED] or votes[UNDECIDED]):
         yield "margin.tolerance is below the smallest margin", c.margin.tolerance < c.margin.smallest, True
     norm = operator_norm(c.preparation.camera_size, c.preparation.steps)

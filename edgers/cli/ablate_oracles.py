@@ -22,9 +22,12 @@ from edgers_engines.atomic import check_new
     help="What is compared: an oracle of the bundle, or a file that defines one; given once for each.",
 )
 @click.option(
-    "--reference", help="The oracle that is taken to be right, as a judge or teacher; else the first --oracle."
+    "--reference",
+    help="The oracle that is taken to be right, as a judge or teacher; else the first --oracle.",
 )
-@click.option("--selection", type=click.IntRange(1), default=16, show_default=True, help="Of each frame's answers.")
+@click.option(
+    "--selection", type=click.IntRange(1), default=16, show_default=True, help="Of each frame's answers."
+)
 @click.option("--alpha", type=float, default=0.001, show_default=True, help="Of each certificate.")
 @click.option("--plot", type=PATH, help="Draw radius, certified share and errors here, as PNG, SVG or PDF.")
 @json_option

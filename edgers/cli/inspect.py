@@ -14,7 +14,7 @@ from edgers_engines.errors import printable
 
 if TYPE_CHECKING:
     from edgers_engines.bundle import Bundle
-    from edgers_engines.manifest import Classifier, Manifest, Rules
+    from edgers_engines.manifest import Classifier, Clusters, Manifest, Rules
     from edgers_engines.memory import Memory
 
 Rows = Iterator[tuple[str, str]]
@@ -100,9 +100,16 @@ def _trust(m: Manifest) -> Rows:
         yield "oracles", "none: ask it with --choices"
 
 
-def _oracle(oracle: Rules | Classifier) -> str:
-    from edgers_engines.manifest import Rules
+def _oracle(oracle: Rules | Classifier | Clusters) -> str:
+    from edgers_engines.manifest import Clusters, Rules
 
     if isinstance(oracle, Rules):
         return "; ".join(f"{rule.pattern} → {rule.label}" for rule in oracle.rules)
+    if isinstance(oracle, Clusters):
+        same, different = oracle.same, oracle.different
+        return (
+            f"clusters of texts with a cosine above {oracle.threshold:g}, as {same.matching} of {same.pairs} "
+            f"held-out pairs of one label have and {different.matching} of {different.pairs} of two; texts "
+            f"of up to {oracle.max_tokens} tokens"
+        )
     return f"classifier of {', '.join(oracle.classes)}; texts of up to {oracle.max_tokens} tokens"

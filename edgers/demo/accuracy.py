@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgers.oracle.base import label
-from edgers.oracle.named import open_oracle
+from edgers.oracle.choices import Choices
+from edgers.oracle.named import open_text_oracle
 from edgers_engines.bundle import Bundle
 from edgers_engines.image import CameraImage, prepare
 from edgers_engines.noise import Stream, noisy_copies, to_lattice
@@ -73,7 +74,11 @@ class Examiner:
             choices: hold the answer to these; free text read by `oracle` if None.
             oracle: name of one of the bundle's.
         """
-        judge = open_oracle(self._model, prompt, choices, oracle if choices is None else None)
+        judge = (
+            open_text_oracle(self._model, oracle)
+            if choices is None
+            else Choices(choices, prompt, self._model.prompts, self._manifest.decoding.end_tokens[0])
+        )
         question = Question(
             self._model,
             prompt,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -43,6 +43,26 @@ class Oracle(Protocol):
 
     def classify(self, answers: Sequence[Answer]) -> list[str]:
         """One class, or OTHER, for each complete answer; FAILED where the oracle itself failed."""
+
+
+@runtime_checkable
+class Freezing(Protocol):
+    """An oracle whose class is chosen by the selection's answers; frozen, it is an oracle like any other."""
+
+    @property
+    def name(self) -> str:
+        """Of the oracle."""
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What decoding is held to; None for free text."""
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """Longest answer the oracle needs; None for the bundle's own limit."""
+
+    def freeze(self, answers: Sequence[Answer]) -> Oracle:
+        """An oracle of one class at most, chosen by the complete answers of a selection."""
 
 
 class TextOracle(Oracle, Protocol):

@@ -20,13 +20,11 @@ class Classified:
 
     def __init__(self, classifier: TextClassifier, manifest: Manifest) -> None:
         self._classifier, definition = classifier, classifier.record
-        files = {file.path: file.sha256 for file in manifest.files}
-        named = definition.graph.file, definition.weights, definition.tokenizer
         self.record = OracleRecord(
             kind="classifier",
             name=definition.name,
             classes=definition.classes,
-            sha256=digest([replace(definition, calibration=()), *(files[name] for name in named)]),
+            sha256=digest([replace(definition, calibration=()), *manifest.digests(definition)]),
         )
 
     def classify(self, answers: Sequence[Answer]) -> list[str]:

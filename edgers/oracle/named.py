@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgers.oracle.base import Oracle, TextOracle
+from edgers.oracle.base import Freezing, Oracle, TextOracle
 from edgers.oracle.choices import Choices
 from edgers.oracle.classifier import Classified
+from edgers.oracle.clusters import Clusters, Embedding
 from edgers.oracle.definition import SUFFIX, read_definition
 from edgers.oracle.rules import Rules
 from edgers_engines.errors import InputError
 from edgers_engines.manifest import Classifier, Manifest
+from edgers_engines.manifest import Clusters as ClustersRecord
 from edgers_engines.vlm import VisionLanguageModel
 
 
 def open_oracle(
     model: VisionLanguageModel, prompt: str, choices: Sequence[str] | None, name: str | None
-) -> Oracle:
+) -> Oracle | Freezing:
     """The oracle for one prompt.
 
     Raises:
         InputError: both or neither are given, the name is unknown, or the choices cannot be used.
-        BackendError, BundleError: a classifier cannot be loaded.
+        BackendError, BundleError: an oracle's graph cannot be loaded.
     """
     manifest = model.bundle.manifest
     if (choices is None) == (name is None):
@@ -32,14 +34,28 @@ def open_oracle(
         )
     if choices is not None:
         return Choices(choices, prompt, model.prompts, manifest.decoding.end_tokens[0])
-    return open_text_oracle(model, name or "")
+    return open_named(model, name or "")
+
+
+def open_named(model: VisionLanguageModel, name: str) -> TextOracle | Clusters:
+    """The oracle of that name in the model's bundle, or in the file of that name.
+
+    Raises:
+        InputError: there is none, or its file cannot be read.
+        BackendError, BundleError: an oracle's graph cannot be loaded.
+    """
+    manifest = model.bundle.manifest
+    definition = next((oracle for oracle in manifest.oracles if oracle.name == name), None)
+    if isinstance(definition, ClustersRecord):
+        return Clusters(definition.name, Embedding(model.embedder(definition), manifest))
+    return open_text_oracle(model, name)
 
 
 def open_text_oracle(model: VisionLanguageModel, name: str) -> TextOracle:
     """The oracle of that name in the model's bundle, or in the file of that name.
 
     Raises:
-        InputError: there is none, or its file cannot be read.
+        InputError: there is none, its file cannot be read, or it has no classes of its own.
         BackendError, BundleError: a classifier cannot be loaded.
     """
     if name.endswith(SUFFIX):
@@ -52,6 +68,11 @@ def open_text_oracle(model: VisionLanguageModel, name: str) -> TextOracle:
         )
     if isinstance(definition := known[name], Classifier):
         return Classified(model.classifier(definition), manifest)
+    if isinstance(definition, ClustersRecord):
+        raise InputError(
+            f"the oracle {name!r} makes clusters: it has no class before a selection freezes one, so it can "
+            "neither teach another oracle nor check it"
+        )
     return Rules(definition)
 
 

@@ -29,9 +29,9 @@ def score_table(scores: Sequence[Scored], reference: str, rule: Rule) -> Table:
         "oracle",
         "kind",
         box=box.SIMPLE,
-        caption=f"{first.frames} frames, n = {rule.samples}, sigma {rule.sigma:g}, alpha {rule.alpha:g}. Errors: "
-        f"of one answer about each of {first.answers} images, not what {printable(reference)} says; in brackets "
-        "with probability 95%. False: certified although it calls half the answers something else.",
+        caption=f"{first.frames} frames, n = {rule.samples}, sigma {rule.sigma:g}, alpha {rule.alpha:g}. "
+        f"Errors: of one answer about each of {first.answers} images, not what {printable(reference)} says; "
+        "in brackets with probability 95%. False: certified, and it calls half the answers something else.",
     )
     for name in ("certified", "false", "mean radius", "errors", "ms / new text", "ms / answer"):
         table.add_column(name, justify="right")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FORMATS = ("png", "svg", "pdf")
+_TICK = 40  # characters of a class's name
 _POINTS = 200  # of the curve, or up to twice as many
 
 _GREEN, _AMBER, _GREY = "#2a7f4f", "#c98a1b", "#8a8f98"
@@ -72,16 +73,23 @@ def _draw_votes(axes: Axes, c: Certificate) -> None:
     names = list(counts)[::-1]
     winner = _GREEN if c.certified else _AMBER
     bars = axes.barh(
-        [printable(name) for name in names],
+        range(len(names)),
         [counts[name] for name in names],
         color=[winner if name == c.label else _GREY for name in names],
     )
+    axes.set_yticks(range(len(names)), [_tick(name) for name in names], parse_math=False)
     axes.bar_label(bars, padding=3)
     axes.axvline(drawn / 2, color=_GREY, linewidth=1, linestyle=":")
     axes.set_xlim(0, max(drawn, 1) * 1.12)
     axes.set_xticks(sorted({0, drawn // 2, drawn}))
     axes.set_title(f"votes of {drawn} noisy copies, σ = {c.sigma:g}", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _tick(name: str) -> str:
+    """A class beside an axis: a cluster's name is a whole answer."""
+    text = printable(name)
+    return text if len(text) <= _TICK else f"{text[: _TICK - 1]}…"
 
 
 def _draw_radius(axes: Axes, c: Certificate) -> None:
@@ -100,7 +108,8 @@ def _draw_radius(axes: Axes, c: Certificate) -> None:
     axes.set_xlabel("votes for the selected class")
     axes.set_ylabel("certified L2 radius")
     verdict = f"R = {floored(c.radius)}" if c.certified and c.radius is not None else "abstained"
-    axes.set_title(printable(f"{c.label}: {verdict}, α = {c.alpha:g}"), fontsize=10, parse_math=False)
+    title = f"{_tick(c.label)}: {verdict}, α = {c.alpha:g}"
+    axes.set_title(title, fontsize=10, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
 
 

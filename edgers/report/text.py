@@ -95,7 +95,7 @@ def _evidence(c: Certificate) -> Table:
 def _classes(c: Certificate) -> str:
     """The first of them, for there may be a thousand."""
     more = len(c.oracle.classes) - _CLASSES
-    named = ", ".join(c.oracle.classes[:_CLASSES]) + (f" and {more} more" if more > 0 else "")
+    named = ", ".join(c.oracle.classes[:_CLASSES]) + (f" and {more} more" if more > 0 else "") or "no class"
     return named if c.oracle.kind == "choices" else f"{named} (by the oracle {c.oracle.name!r})"
 
 

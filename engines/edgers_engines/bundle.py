@@ -28,8 +28,8 @@ from edgers_engines.manifest import (
     File,
     Manifest,
     Rules,
-    classifier_signature,
     signatures,
+    text_signature,
 )
 from edgers_engines.onnx_graph import read_graph
 from edgers_engines.records import Record, parse
@@ -157,7 +157,7 @@ def _check_references(root: Path, manifest: Manifest) -> None:
     referenced = [
         *(loaded.graph.file for loaded in manifest.loaded),
         manifest.weights,
-        *(classifier.weights for classifier in manifest.classifiers),
+        *(model.weights for model in manifest.text_models),
         *manifest.tokenizers,
     ]
     listed = [file.path for file in manifest.files]
@@ -221,12 +221,12 @@ def _check_signatures(root: Path, manifest: Manifest) -> None:
                 f"{root / MANIFEST}: $.graphs.{name} has {_fields(odd[0])}; expected {_fields(odd[1])} "
                 f"by $.preparation, $.precision and $.dimensions ({_fields(manifest.dimensions)})"
             )
-    for classifier in manifest.classifiers:
-        graph = classifier.graph
-        if (graph.inputs, graph.outputs) != classifier_signature(len(classifier.labels)):
+    for model in manifest.text_models:
+        if (model.graph.inputs, model.graph.outputs) != text_signature(model):
+            output = model.output
             raise BundleError(
-                f"{root / MANIFEST}: the oracle {classifier.name} has another graph than from ids and mask, "
-                f"int64 [batch, seq], to logits, float32 [batch, {len(classifier.labels)}]"
+                f"{root / MANIFEST}: the oracle {model.name} has another graph than from ids and mask, "
+                f"int64 [batch, seq], to {output.name}, {output.dtype} [batch, {output.shape[1]}]"
             )
 
 

@@ -121,6 +121,22 @@ class Labelled(Record, frozen=True, kw_only=True):
     logits: Annotated[tuple[float, ...], Meta(min_length=2)]
 
 
+class TextModel(Record, frozen=True, kw_only=True):
+    """An oracle's graph from a text's token ids to a vector; no text has more than `max_tokens`."""
+
+    name: Name
+    graph: Graph
+    weights: Name
+    tokenizer: Name
+    vocabulary: Size
+    max_tokens: Annotated[int, Meta(ge=1, le=4096)]
+
+    @property
+    def output(self) -> Tensor:
+        """What the graph must give."""
+        raise NotImplementedError
+
+
 class Confusion(Record, frozen=True, kw_only=True):
     """How often, of calibration answers, the teacher said one class and the student another, or the same."""
 
@@ -129,7 +145,7 @@ class Confusion(Record, frozen=True, kw_only=True):
     count: Count
 
 
-class Classifier(Record, frozen=True, kw_only=True, tag_field="kind", tag="classifier"):
+class Classifier(TextModel, frozen=True, kw_only=True, tag_field="kind", tag="classifier"):
     """An oracle learned from a teacher: a graph from a text's token ids to a logit for each label.
 
     A label is a class, or OTHER where texts of no class were learned too. A text gets the label with the
@@ -138,13 +154,7 @@ class Classifier(Record, frozen=True, kw_only=True, tag_field="kind", tag="class
     that were held out from learning, one for each image; no label follows from it.
     """
 
-    name: Name
     labels: Annotated[tuple[str, ...], Meta(min_length=2, max_length=1000)]
-    graph: Graph
-    weights: Name
-    tokenizer: Name
-    vocabulary: Size
-    max_tokens: Annotated[int, Meta(ge=1, le=4096)]
     margin_tolerance: NonNegative
     self_test: Annotated[tuple[Labelled, ...], Meta(min_length=1, max_length=16)]
     calibration: tuple[Confusion, ...]
@@ -168,6 +178,75 @@ class Classifier(Record, frozen=True, kw_only=True, tag_field="kind", tag="class
     def classes(self) -> tuple[str, ...]:
         """What it can name, in order."""
         return tuple(label for label in self.labels if label != OTHER)
+
+    @property
+    def output(self) -> Tensor:
+        """A logit for each label."""
+        return Tensor(name="logits", dtype="float32", shape=("batch", len(self.labels)))
+
+
+class Embedded(Record, frozen=True, kw_only=True):
+    """A text and the embedding that PyTorch gave it; its length does not matter, its direction does."""
+
+    text: Annotated[str, Meta(min_length=1)]
+    embedding: Annotated[tuple[float, ...], Meta(min_length=2, max_length=4096)]
+
+
+class Pairs(Record, frozen=True, kw_only=True):
+    """How many pairs of texts there were, and how many of them match."""
+
+    matching: Annotated[int, Meta(ge=0)]
+    pairs: Annotated[int, Meta(ge=0)]
+
+    def __post_init__(self) -> None:
+        """Refuse more matches than pairs.
+
+        Raises:
+            ValueError: there are.
+        """
+        if self.matching > self.pairs:
+            raise ValueError(f"{self.matching} of {self.pairs} pairs match")
+
+
+class Clusters(TextModel, frozen=True, kw_only=True, tag_field="kind", tag="clusters"):
+    """An oracle without classes of its own: texts mean the same if their embeddings' cosine is large.
+
+    A text matches another if the cosine exceeds `threshold` by more than `tolerance`, which is what rounding
+    can make of a cosine. A text that has no token, or more than `max_tokens`, matches none. `same` and
+    `different` count pairs of texts that were not learned from, of one label and of two. `self_test` is asked
+    when the graph is loaded.
+    """
+
+    threshold: Annotated[float, Meta(gt=-1, lt=1)]
+    tolerance: NonNegative
+    same: Pairs
+    different: Pairs
+    self_test: Annotated[tuple[Embedded, ...], Meta(min_length=1, max_length=16)]
+
+    def __post_init__(self) -> None:
+        """Refuse a test that no text passes, and a self-test of other widths.
+
+        Raises:
+            ValueError: as said.
+        """
+        if not self.threshold + self.tolerance < 1:
+            raise ValueError(
+                f"the oracle {self.name} asks for a cosine above {self.threshold} + {self.tolerance}, which "
+                "no text has with itself"
+            )
+        if len({len(embedded.embedding) for embedded in self.self_test}) != 1:
+            raise ValueError(f"the self-test of the oracle {self.name} has embeddings of several widths")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """None before a selection froze them."""
+        return ()
+
+    @property
+    def output(self) -> Tensor:
+        """An embedding as wide as those of the self-test."""
+        width = len(self.self_test[0].embedding)
+        return Tensor(name="embedding", dtype="float32", shape=("batch", width))
 
 
 class Parity(Record, frozen=True, kw_only=True):
@@ -239,7 +318,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     graphs: Graphs
     weights: Name
     tokenizer: Name
-    oracles: tuple[Rules | Classifier, ...]
+    oracles: tuple[Rules | Classifier | Clusters, ...]
     parity: Parity
     self_test: SelfTest
     files: tuple[File, ...]
@@ -255,8 +334,18 @@ class Manifest(Record, frozen=True, kw_only=True):
 
     @property
     def classifiers(self) -> tuple[Classifier, ...]:
-        """The oracles that have a graph."""
+        """The oracles that learned their classes."""
         return tuple(oracle for oracle in self.oracles if isinstance(oracle, Classifier))
+
+    @property
+    def text_models(self) -> tuple[Classifier | Clusters, ...]:
+        """The oracles that have a graph."""
+        return tuple(oracle for oracle in self.oracles if isinstance(oracle, Classifier | Clusters))
+
+    def digests(self, model: TextModel) -> tuple[Sha256, ...]:
+        """SHA-256 of an oracle's graph, weights and tokenizer."""
+        files = {file.path: file.sha256 for file in self.files}
+        return tuple(files[name] for name in (model.graph.file, model.weights, model.tokenizer))
 
     @property
     def loaded(self) -> tuple[Loaded, ...]:
@@ -264,13 +353,13 @@ class Manifest(Record, frozen=True, kw_only=True):
         vision_language = tuple(
             Loaded(f"graphs.{name}", graph, self.weights) for name, graph in self.graphs.named()
         )
-        oracles = tuple(Loaded(f"oracles.{c.name}", c.graph, c.weights) for c in self.classifiers)
+        oracles = tuple(Loaded(f"oracles.{m.name}", m.graph, m.weights) for m in self.text_models)
         return vision_language + oracles
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
         """Files of all tokenizers."""
-        return (self.tokenizer, *(classifier.tokenizer for classifier in self.classifiers))
+        return (self.tokenizer, *(model.tokenizer for model in self.text_models))
 
 
 class Loaded(NamedTuple):
@@ -284,13 +373,10 @@ class Loaded(NamedTuple):
 Signature = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 
 
-def classifier_signature(labels: int) -> Signature:
-    """Inputs and outputs of a classifier's graph; the mask is 0 on padding, else 1."""
+def text_signature(model: TextModel) -> Signature:
+    """Inputs and outputs of an oracle's graph; the mask is 0 on padding, else 1."""
     text = ("batch", "seq")
-    return (
-        tuple(Tensor(name=name, dtype="int64", shape=text) for name in ("ids", "mask")),
-        (Tensor(name="logits", dtype="float32", shape=("batch", labels)),),
-    )
+    return tuple(Tensor(name=name, dtype="int64", shape=text) for name in ("ids", "mask")), (model.output,)
 
 
 def signatures(sizes: Dimensions, canvas_size: tuple[int, int], precision: Precision) -> dict[str, Signature]:

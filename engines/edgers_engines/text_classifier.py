@@ -1,23 +1,19 @@
-"""A bundle's text classifier at run time: texts in, logits out, each a function of its own text."""
+"""A bundle's text classifier at run time: texts in, logits out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import Backend
-from edgers_engines.errors import BackendError, BundleError
 from edgers_engines.manifest import OTHER, Classifier
-from edgers_engines.tokenizer import read_tokenizer
-
-ROWS = 256  # texts answered at once
+from edgers_engines.text_graph import TextGraph, check_self_test
 
 
-class TextClassifier:
+class TextClassifier(TextGraph):
     """A classifier's graph and tokenizer, loaded on one backend and tested.
 
     Args:
@@ -31,36 +27,19 @@ class TextClassifier:
     """
 
     def __init__(self, bundle: Bundle, record: Classifier, backend: Backend) -> None:
+        super().__init__(bundle, record, backend)
         self.record = record
-        try:
-            self._tokenizer = read_tokenizer(bundle.read(record.tokenizer), record.vocabulary)
-        except ValueError as error:
-            raise BundleError(f"{bundle.path / record.tokenizer} {error}") from None
-        with bundle.weights(record.weights) as weights:
-            self._engine = backend.load(bundle.read(record.graph.file), record.graph, weights)
-        self._check()
+        found = self.logits([labelled.text for labelled in record.self_test])
+        difference = abs(found - np.array([labelled.logits for labelled in record.self_test])).max()
+        check_self_test(record.name, "logit", float(difference), record.margin_tolerance)
 
     def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Logits [texts, labels]; NaN for a text that has no token, or too many.
 
-        Equal texts are answered once. Texts of one length are answered together, so none is padded, and a
-        text's logits depend on its neighbours by rounding at most.
-
         Raises:
-            BackendError: the graph cannot be run.
-            BundleError: the tokenizer fails on a text.
+            BackendError, BundleError: see `vectors`.
         """
-        places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-        rows = self._ids(list(places))
-        found = np.full((len(rows), len(self.record.labels)), np.nan, np.float32)
-        by_length = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-        for length, group in groupby(by_length, key=lambda place: len(rows[place])):
-            if 0 < length <= self.record.max_tokens:
-                members = list(group)
-                for start in range(0, len(members), ROWS):
-                    part = members[start : start + ROWS]
-                    found[part] = self._run([rows[place] for place in part])
-        return found[[places[text] for text in texts]]
+        return self.vectors(texts)
 
     def labels(self, texts: Sequence[str]) -> list[str]:
         """The label of the largest logit; OTHER where it leads by no more than rounding, or is no number.
@@ -77,28 +56,3 @@ class TextClassifier:
         return [
             self.record.labels[index] if leads else OTHER for index, leads in zip(best, clear, strict=True)
         ]
-
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        try:
-            return [text.ids for text in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # noqa: BLE001  the Rust side panics as BaseException
-            raise BundleError(f"the tokenizer of the oracle {self.record.name} fails: {error}") from None
-
-    def _run(self, rows: list[list[int]]) -> NDArray[np.float32]:
-        ids = np.array(rows, np.int64)
-        out = np.empty((len(rows), len(self.record.labels)), np.float32)
-        self._engine.run({"ids": ids, "mask": np.ones_like(ids)}, {"logits": out})
-        return out
-
-    def _check(self) -> None:
-        expected = self.record.self_test
-        found = self.logits([labelled.text for labelled in expected])
-        difference = abs(found - np.array([labelled.logits for labelled in expected])).max()
-        if not difference <= self.record.margin_tolerance:
-            raise BackendError(
-                f"the self-test of the oracle {self.record.name} failed on this machine: a logit is "
-                f"{difference:.2g} off, and the bundle allows {self.record.margin_tolerance:.2g}; try "
-                "another backend or version of it, or make the oracle anew"
-            )

@@ -24,9 +24,10 @@ from edgers_engines.device import Array, Buffer
 from edgers_engines.engine import Backend, open_backend
 from edgers_engines.errors import InputError
 from edgers_engines.kv_cache import KVCache
-from edgers_engines.manifest import Classifier
+from edgers_engines.manifest import Classifier, Clusters
 from edgers_engines.prompt import PromptEncoder
 from edgers_engines.text_classifier import TextClassifier
+from edgers_engines.text_embedder import TextEmbedder
 
 MAX_ROWS = 4096
 
@@ -84,6 +85,7 @@ class VisionLanguageModel:
             )
         self_test.check(self)
         self._classifiers: dict[str, TextClassifier] = {}
+        self._embedders: dict[str, TextEmbedder] = {}
 
     def classifier(self, record: Classifier) -> TextClassifier:
         """One of the bundle's classifiers, loaded when it is first asked for.
@@ -94,6 +96,16 @@ class VisionLanguageModel:
         if record.name not in self._classifiers:
             self._classifiers[record.name] = TextClassifier(self.bundle, record, self.backend)
         return self._classifiers[record.name]
+
+    def embedder(self, record: Clusters) -> TextEmbedder:
+        """The embedder of one of the bundle's clusters oracles, loaded when it is first asked for.
+
+        Raises:
+            BackendError, BundleError: see `TextEmbedder`.
+        """
+        if record.name not in self._embedders:
+            self._embedders[record.name] = TextEmbedder(self.bundle, record, self.backend)
+        return self._embedders[record.name]
 
     def encode(self, canvases: NDArray[np.float32]) -> Array:
         """Image features of canvases: [rows, image_tokens, hidden], in the bundle's activation type."""

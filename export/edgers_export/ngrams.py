@@ -34,11 +34,15 @@ class NGrams(nn.Module):
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Logits, float32 [batch, classes], of ids, int64 [batch, seq]; the mask is 0 on padding, else 1."""
+        logits: torch.Tensor = self.head(self.dropout(self.features(ids, mask)))
+        return logits
+
+    def features(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """What the filters found, float32 [batch, filters]: that from which the logits follow."""
         inside = mask[:, None].to(torch.float32)
         values = self.embedding(ids).transpose(1, 2) * inside  # padding looks like what lies beyond the text
         found = [(torch.relu(each(values)) * inside).amax(-1) for each in self.filters]
-        logits: torch.Tensor = self.head(self.dropout(torch.cat(found, -1)))
-        return logits
+        return torch.cat(found, -1)
 
 
 def learn_tokenizer(texts: Sequence[str]) -> Tokenizer:

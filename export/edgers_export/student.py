@@ -45,10 +45,7 @@ class Student:
 
     def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Logits, [texts, classes]."""
-        with torch.no_grad():
-            parts = [self.model(*_padded(part, self.tokenizer)) for part in _parts(texts)]
-        found: NDArray[np.float32] = torch.cat(parts).numpy()
-        return found
+        return answers(self.model, self.tokenizer, texts)
 
     def write(self, directory: Path, name: str) -> Graph:
         """Write `name.onnx`, its weights `name.bin` and `name.json`, the tokenizer.
@@ -56,18 +53,44 @@ class Student:
         Returns:
             The graph's record.
         """
-        self.tokenizer.save(str(directory / f"{name}.json"))
-        free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("seq", max=MAX_TOKENS)}
-        ids, mask = torch.zeros(2, 7, dtype=torch.int64), torch.ones(2, 7, dtype=torch.int64)
-        with GraphWriter(directory, OPSET, weights=f"{name}.bin") as writer:
-            return writer.write(
-                self.model,
-                f"{name}.onnx",
-                example=(ids, mask),
-                dynamic_shapes=(free, free),
-                inputs=["ids", "mask"],
-                outputs=["logits"],
-            )
+        return write_text_graph(self.model, self.tokenizer, directory, name, "logits")
+
+
+def answers(model: nn.Module, tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.float32]:
+    """What a model of (ids, mask), int64 [batch, seq], gives for texts: [texts, width]."""
+    with torch.no_grad():
+        parts = [model(*_padded(part, tokenizer)) for part in _parts(texts)]
+    found: NDArray[np.float32] = torch.cat(parts).numpy()
+    return found
+
+
+def write_text_graph(
+    model: nn.Module, tokenizer: Tokenizer, directory: Path, name: str, output: str
+) -> Graph:
+    """Write `name.onnx`, its weights `name.bin` and `name.json`, the tokenizer.
+
+    Args:
+        model: of (ids, mask), int64 [batch, seq], to float32 [batch, width].
+        tokenizer: texts to ids.
+        directory: where to.
+        name: of the files.
+        output: what the graph calls what it gives.
+
+    Returns:
+        The graph's record.
+    """
+    tokenizer.save(str(directory / f"{name}.json"))
+    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("seq", max=MAX_TOKENS)}
+    ids, mask = torch.zeros(2, 7, dtype=torch.int64), torch.ones(2, 7, dtype=torch.int64)
+    with GraphWriter(directory, OPSET, weights=f"{name}.bin") as writer:
+        return writer.write(
+            model,
+            f"{name}.onnx",
+            example=(ids, mask),
+            dynamic_shapes=(free, free),
+            inputs=["ids", "mask"],
+            outputs=[output],
+        )
 
 
 def train_from_scratch(

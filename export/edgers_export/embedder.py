@@ -1,0 +1,131 @@
+"""Sentence embeddings: what a student finds in a text before it names a class, and from where texts match."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import nn
+
+from edgers_engines.errors import InputError
+from edgers_engines.manifest import Graph, Pairs
+from edgers_export.ngrams import NGrams
+from edgers_export.student import Student, answers, write_text_graph
+
+FALSE_MATCHES = 0.01  # share of pairs with two labels that may match
+_COMPARED = 2000  # texts; of more, the first: pairs grow with the square
+_DIGITS = 1e4  # of a threshold, which is read by people
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """Texts to vectors whose cosines say how alike they are.
+
+    Attributes:
+        model: (ids, mask), int64 [batch, seq], to embeddings, float32 [batch, width], of any length.
+        tokenizer: texts to ids.
+    """
+
+    model: nn.Module
+    tokenizer: Tokenizer
+
+    def embeddings(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embeddings, [texts, width]."""
+        return answers(self.model, self.tokenizer, texts)
+
+    def write(self, directory: Path, name: str) -> Graph:
+        """Write `name.onnx`, its weights `name.bin` and `name.json`, the tokenizer.
+
+        Returns:
+            The graph's record.
+        """
+        return write_text_graph(self.model, self.tokenizer, directory, name, "embedding")
+
+
+class _Centred(nn.Module):
+    def __init__(self, model: NGrams, centre: torch.Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.centre = nn.Parameter(centre, requires_grad=False)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        centred: torch.Tensor = self.model.features(ids, mask) - self.centre
+        return centred
+
+
+class _Features(nn.Module):
+    def __init__(self, model: NGrams) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.model.features(ids, mask)
+
+
+def embedder_of(student: Student, texts: Sequence[str]) -> Embedder:
+    """The features of a student from scratch, before its last layer, less their mean.
+
+    No feature is negative, so without that every two texts would look alike.
+
+    Args:
+        student: trained from scratch.
+        texts: whose mean it is; those that it learned from.
+
+    Raises:
+        InputError: no texts, or a student of another kind.
+    """
+    if not isinstance(student.model, NGrams) or not texts:
+        raise InputError("an embedder is made of a student trained from scratch, and texts that it learned")
+    centre = answers(_Features(student.model), student.tokenizer, texts).mean(0, dtype=np.float64)
+    return Embedder(_Centred(student.model, torch.tensor(centre, dtype=torch.float32)), student.tokenizer)
+
+
+@dataclass(frozen=True)
+class Cosines:
+    """Of pairs of texts that have one label, and of those that have two."""
+
+    same: NDArray[np.float64]
+    different: NDArray[np.float64]
+
+    @property
+    def threshold(self) -> float:
+        """The smallest that at most 1% of the pairs with two labels exceed, but at least 0; four digits."""
+        falling = np.sort(self.different)[::-1]
+        smallest = max(float(falling[int(FALSE_MATCHES * len(falling))]), 0.0)
+        return math.ceil(_DIGITS * smallest) / _DIGITS
+
+    def matching(self, threshold: float, tolerance: float) -> tuple[Pairs, Pairs]:
+        """How many of one label match, and how many of two, as `edgers.oracle.clusters` would have it."""
+        one, two = (
+            Pairs(matching=int((cosines - threshold > tolerance).sum()), pairs=len(cosines))
+            for cosines in (self.same, self.different)
+        )
+        return one, two
+
+
+def cosines(directions: NDArray[np.float64], labels: Sequence[str]) -> Cosines:
+    """The cosines of all pairs of different texts, of more than 2,000 those of the first.
+
+    Args:
+        directions: unit vectors [texts, width], one for each different text; NaN for one that has none.
+        labels: of the texts.
+
+    Raises:
+        InputError: no two texts of one label, or none of two.
+    """
+    readable = np.isfinite(directions).all(1)
+    vectors, named = directions[readable][:_COMPARED], np.array(labels)[readable][:_COMPARED]
+    first, second = np.triu_indices(len(vectors), 1)
+    found, same = (vectors @ vectors.T)[first, second], named[first] == named[second]
+    if not (same.any() and (~same).any()):
+        raise InputError(
+            f"{len(vectors)} held-out texts with the labels {sorted(set(named.tolist()))}: to choose when "
+            "texts mean the same, give several of each of two labels or more"
+        )
+    return Cosines(found[same], found[~same])
