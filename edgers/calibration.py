@@ -82,8 +82,8 @@ def _calibrated(classifier: Classifier) -> Calibrated:
 
 
 def _calibrated_false_positive(classifier: Classifier) -> CalibratedFalsePositive:
-    """Of each true class the count of the class it is most often taken for."""
-    truths = dict.fromkeys((*classifier.classes, *(each.teacher for each in classifier.calibration)))
+    """Of each true class, OTHER too if it was learned, the count of what it is most often taken for."""
+    truths = dict.fromkeys((*classifier.labels, *(each.teacher for each in classifier.calibration)))
     counts = []
     for truth in truths:
         said = {each.student: each.count for each in classifier.calibration if each.teacher == truth}

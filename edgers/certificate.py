@@ -87,10 +87,11 @@ class Certificate(Record, frozen=True, kw_only=True):
     A `part` counts some of the n samples and proves nothing; `edgers.part.merge` makes one of all.
     `alpha` is the level it was made at; `accounting` says of how many certificates it is one.
     `radius` is in the canvas' unit (values in [0, 1]), `radius_camera` in camera pixels scaled to [0, 1].
+    `teacher` labelled votes for the mode audit, where this was done as they were counted.
     `answers` counts the most frequent generated texts, for a person; nothing is concluded from it.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     label: str
     certified: bool
     radius: float | None
@@ -127,6 +128,7 @@ class Certificate(Record, frozen=True, kw_only=True):
     image: str | None
     image_sha256: Sha256
     oracle: OracleRecord
+    teacher: OracleRecord | None
     answers: dict[str, int]
     timings_ms: dict[str, float]
     edgers_version: str
@@ -188,7 +190,7 @@ class Certificate(Record, frozen=True, kw_only=True):
         try:
             return parse(data, cls)
         except ValueError as error:
-            old = " (edgers reads schema 2: certify anew)" * ("$.schema_version" in str(error))
+            old = " (edgers reads schema 3: certify anew)" * ("$.schema_version" in str(error))
             raise CertificateError(f"{path} is not a certificate: {error}{old}") from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,7 @@ from edgers.accounting import Kind, accounting
 from edgers.arguments import real, whole
 from edgers.asked import Asked, Counted, Request, ask
 from edgers.assumption import assumption
+from edgers.audit import Auditor
 from edgers.certificate import (
     Certificate,
     DecodingRecord,
@@ -27,6 +29,7 @@ from edgers.certificate import (
 )
 from edgers.ending import ALL_SAMPLES, ONE_PART, Stop, ending
 from edgers.oracle.base import Freezing, Oracle, winner
+from edgers.oracle.named import open_text_oracle
 from edgers.part import Part
 from edgers.poll import Poll, Progress
 from edgers.prediction import Prediction, most_likely
@@ -61,6 +64,9 @@ class Certifier:
         method: "fixed", "sequential" or "batched"; see `Rule`.
         target_radius: for sequential and batched: stop when this radius is certified or out of reach.
         mode: what is claimed, and what it assumes.
+        audit: instead of a mode: how many of each input's votes the teacher labels, for the mode audit; with
+            the method fixed, and an oracle that reads free text.
+        teacher: an oracle of the bundle, or a file that defines one; taken to be right.
         floor: the probability that a certified class keeps within the radius, in [0.5, 1). At 0.5 it keeps
             the majority; a higher one makes the radius smaller.
         batch_size: samples answered at once, and between two looks at a target; changes speed and memory.
@@ -83,6 +89,8 @@ class Certifier:
         method: Method = "fixed",
         target_radius: float | None = None,
         mode: Mode | None = None,
+        audit: int | None = None,
+        teacher: str | None = None,
         floor: float = FLOOR,
         batch_size: int | None = None,
         backend: Backend | None = None,
@@ -112,7 +120,14 @@ class Certifier:
             )
         except ValueError as error:
             raise InputError(str(error)) from None
+        if (audit is None) != (teacher is None):
+            raise InputError("an audit and its teacher belong together")
+        if audit is not None and (mode is not None or method != "fixed"):
+            raise InputError("an audit is a mode of its own, and goes with the method fixed")
         self.model = VisionLanguageModel(bundle, backend)
+        self.auditor = None
+        if audit is not None and teacher is not None:
+            self.auditor = Auditor(open_text_oracle(self.model, teacher), whole("audit", audit))
         self.bundle = bundle
         self.accounting = accounting("each", alpha)
 
@@ -202,6 +217,8 @@ class Certifier:
         """
         stop = self._stop(deadline_ms, cancelled)
         drawn = self._drawn(part, seed)
+        if self.auditor and (choices is not None or part is not None):
+            raise InputError("an audit reads free text of all samples: ask with --oracle, and for no --part")
         request = Request(image, prompt, choices, oracle, seed, guard)
         asked = self._ask(request, progress, partial(self._count, stop, drawn))
         return self._certificate(asked, stop, part)
@@ -288,6 +305,7 @@ class Certifier:
             len(drawn),
             stop=lambda votes: ending(self.rule, label, votes) is not None or stop.asked(),
             first=drawn.start,
+            keep=self.auditor.votes if self.auditor else 0,
         )
         return VoteRecord(selection=selection, certification=votes)
 
@@ -300,14 +318,25 @@ class Certifier:
             raise InputError(f"the deadline is {deadline_ms} ms; it must be a number above 0")
         return Stop(deadline_ms, cancelled)
 
+    def _audited(self, label: str, asked: Asked[VoteRecord]) -> Rule:
+        """The rule; with an auditor, in the mode that its labels give."""
+        if self.auditor is None:
+            return self.rule
+        start = time.perf_counter()
+        mode = self.auditor.mode(label, asked.poll.kept[label])
+        asked.seconds["audit"] = time.perf_counter() - start
+        asked.seconds["total"] += asked.seconds["audit"]
+        return replace(self.rule, mode=mode)
+
     def _certificate(self, asked: Asked[VoteRecord], stop: Stop, part: Part | None) -> Certificate:
         """Draw the conclusion and write everything down, in the record's own order."""
         last = ALL_SAMPLES if part is None else ONE_PART
-        manifest, rule, votes = self.bundle.manifest, self.rule, asked.votes
+        manifest, votes = self.bundle.manifest, asked.votes
         camera, judge, question, poll = asked.camera, asked.judge, asked.question, asked.poll
         steps = manifest.preparation
         norm = operator_norm(camera.size, steps)
         label = winner(votes.selection, judge.record.classes)
+        rule = self._audited(label, asked)
         conclusion = rule.conclude(label, votes.certification)
         return Certificate(
             label=label,
@@ -361,6 +390,7 @@ class Certifier:
             image=camera.source,
             image_sha256=camera.sha256,
             oracle=judge.record,
+            teacher=None if self.auditor is None else self.auditor.teacher.record,
             answers=poll.most_frequent,
             timings_ms={stage: round(1000 * spent, 3) for stage, spent in asked.seconds.items()},
             edgers_version=__version__,

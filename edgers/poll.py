@@ -59,6 +59,7 @@ class Poll:
         self._failure: BackendError | None = None
         self._texts: Counter[str] = Counter()
         self.smallest_margin = math.inf
+        self.kept: defaultdict[str, list[str]] = defaultdict(list)
         # "noise" is what drawing it cost in wall time: how long the model waited for it.
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
@@ -115,6 +116,7 @@ class Poll:
         stop: Callable[[Votes], bool] = lambda _votes: False,
         *,
         first: int = 0,
+        keep: int = 0,
     ) -> Votes:
         """Votes of the samples first, first + 1, ... of one stream, for every class and the reserved ones.
 
@@ -127,6 +129,7 @@ class Poll:
                 while the last answers of this one are computed. Changes no vote.
             stop: asked with the votes so far before each chunk; when it says so, no more are drawn.
             first: the first sample's index.
+            keep: how many texts to keep of each class, the first in index order; see `kept`.
 
         Raises:
             BackendError: every sample failed; a part that fails is counted as FAILED.
@@ -135,7 +138,12 @@ class Poll:
         for chunk, following in self._chunks_ahead(stream, samples, first, then):
             if stop(votes):
                 break
-            votes.update(self._labels(chunk, following))
+            answers = self._answers(chunk, following)
+            labels = self._labelled(answers)
+            votes.update(labels)
+            for name, answer in zip(labels, answers, strict=True):
+                if len(self.kept[name]) < keep:
+                    self.kept[name].append(answer.text)
             self._progress(chunk.rows)
         return self._checked(votes)
 
@@ -167,9 +175,6 @@ class Poll:
         if votes[FAILED] and votes[FAILED] == votes.total():
             raise self._failure or BackendError("every sample gave numbers that are not finite")
         return dict(votes)
-
-    def _labels(self, chunk: Chunk, following: Chunk | None) -> list[str]:
-        return self._labelled(self._answers(chunk, following))
 
     def _answers(self, chunk: Chunk, following: Chunk | None) -> list[Answer]:
         start = time.perf_counter()

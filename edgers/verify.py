@@ -20,6 +20,7 @@ from edgers.oracle.choices import choices_record
 from edgers.oracle.clusters import is_name
 from edgers.poll import Progress
 from edgers.rule import Rule
+from edgers.smoothing.oracle_error import Audit
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import InputError
@@ -74,6 +75,8 @@ def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
     counted = c.accounting
     yield "accounting", counted, accounting(counted.kind, counted.total_alpha, counted.number)
     yield "alpha", c.alpha, counted.alpha
+    audited = c.assumption.mode if c.teacher is not None else Audit.name
+    yield "assumption.mode of an audit", (audited, c.method if c.teacher else "fixed"), (Audit.name, "fixed")
     yield "preparation.canvas_size", c.preparation.canvas_size, c.preparation.steps.canvas_size
     yield "sampler.name", c.sampler.name, SAMPLERS.get(c.engine.device.partition(":")[0])
     yield "sampler.total_variation", c.sampler.total_variation, total_variation_bound(c.values, c.sigma)

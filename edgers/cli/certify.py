@@ -11,9 +11,9 @@ from edgers.cli.images import for_each
 from edgers.cli.options import (
     PATH,
     backend_options,
+    bundle_mode,
     bundle_option,
     json_option,
-    mode_of_options,
     mode_options,
     named,
     pair,
@@ -89,6 +89,15 @@ if TYPE_CHECKING:
     help="Begin no batch after so many milliseconds, from when the image is read.",
 )
 @mode_options
+@click.option(
+    "--audit",
+    type=click.IntRange(1),
+    metavar="M",
+    help="Have --teacher label M of each image's votes for the class, and certify truth by mode audit.",
+)
+@click.option(
+    "--teacher", metavar="ORACLE", help="For --audit: an oracle of the bundle, or a file that defines one."
+)
 @click.option("--seed", help="32 hexadecimal digits, to repeat a run; drawn by the system unless given.")
 @click.option(
     "--part",
@@ -118,6 +127,8 @@ def command(
     floor: float,
     deadline_ms: float | None,
     assume: str,
+    audit: int | None,
+    teacher: str | None,
     seed: str | None,
     part: str | None,
     batch_size: int | None,
@@ -145,15 +156,20 @@ def command(
     from edgers.ending import ONE_PART
     from edgers_engines.engine import open_backend
 
+    bundle = load_bundle(bundle_path)
+    if audit is not None and assume != "composite":
+        raise InputError("--audit is a mode of its own: give it without --assume")
     certifier = Certifier(
-        load_bundle(bundle_path),
+        bundle,
         sigma=sigma,
         samples=samples,
         alpha=alpha,
         selection=selection,
         method=method,
         target_radius=target_radius,
-        mode=mode_of_options(assume, **numbers),
+        mode=None if audit else bundle_mode(assume, bundle.manifest, oracle, **numbers),
+        audit=audit,
+        teacher=teacher,
         floor=floor,
         batch_size=batch_size,
         backend=open_backend(backend, device=device, threads=threads),

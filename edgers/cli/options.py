@@ -13,6 +13,7 @@ from edgers_engines.errors import InputError
 
 if TYPE_CHECKING:
     from edgers.smoothing.mode import Mode
+    from edgers_engines.manifest import Manifest
 
 Command = Callable[..., Any]
 
@@ -94,7 +95,8 @@ def mode_options(command: Command) -> Command:
         click.option(
             "--calibration",
             help="The oracle's errors in labelled data with one answer per image: ERRORS/TOTAL; in mode "
-            "calibrated-false-positive one such pair for each other class, with commas between.",
+            "calibrated-false-positive one such pair for each other class, with commas between. Where images "
+            "are certified with an oracle that the bundle has counts of, these unless given.",
         ),
         click.option("--false-negative-rate", type=float, help="Lower bound of the oracle's misses."),
         click.option("--false-positive-rate", type=float, help="Upper bound of the oracle's false alarms."),
@@ -148,6 +150,27 @@ def mode_of_options(
         return mode(assume, **given)
     except ValueError as error:
         raise InputError(str(error)) from None
+
+
+def bundle_mode(
+    assume: str,
+    manifest: Manifest,
+    oracle: str | None,
+    **numbers: Any,  # noqa: ANN401  those of `mode_of_options`
+) -> Mode:
+    """The mode that the options name; the calibrated ones without --calibration by the bundle's counts.
+
+    Raises:
+        InputError: as `mode_of_options`; or the bundle has no such counts.
+    """
+    from edgers.calibration import calibrated
+    from edgers.smoothing.oracle_error import Calibrated, CalibratedFalsePositive
+
+    if assume in {Calibrated.name, CalibratedFalsePositive.name} and not any(
+        number is not None for number in numbers.values()
+    ):
+        return calibrated(manifest, oracle, assume)
+    return mode_of_options(assume, **numbers)
 
 
 def _options_of(names: Iterable[str]) -> list[str]:

@@ -74,6 +74,7 @@ def _evidence(c: Certificate) -> Table:
         ("samples", _samples(c)),
         ("counts as", f"{c.accounting.kind}: {c.accounting.sentence}"),
         ("assumes", f"{c.assumption.mode}: {c.assumption.sentence}"),
+        ("audited by", f"the oracle {c.teacher.name!r} ({c.teacher.kind})" if c.teacher else ""),
         (
             "image",
             f"{c.image or 'pixels'}: "
@@ -88,7 +89,8 @@ def _evidence(c: Certificate) -> Table:
         ("answers", "; ".join(f"{text!r} {count}×" for text, count in c.answers.items()) or "none"),
         ("time", f"{_seconds(c)} s with {c.threads} threads, batches of {c.batch_size}"),
     ):
-        table.add_row(Text(name, style="dim"), Text(printable(value)))
+        if value:
+            table.add_row(Text(name, style="dim"), Text(printable(value)))
     return table
 
 

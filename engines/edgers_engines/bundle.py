@@ -25,6 +25,7 @@ from edgers_engines.files import open_regular, read_regular
 from edgers_engines.manifest import (
     RESERVED,
     SCHEMA_VERSION,
+    Classifier,
     File,
     Manifest,
     Rules,
@@ -196,7 +197,7 @@ def _check_oracles(root: Path, manifest: Manifest) -> None:
                 )
         if isinstance(oracle, Rules):
             _check_patterns(where, oracle)
-        elif len(set(oracle.labels)) != len(oracle.labels):
+        elif isinstance(oracle, Classifier) and len(set(oracle.labels)) != len(oracle.labels):
             raise BundleError(f"{where} has a label twice: {list(oracle.labels)}")
 
 

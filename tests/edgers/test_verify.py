@@ -592,9 +592,9 @@ def doctored(certificate, old, new):
     ("old", "new", "said"),
     [
         pytest.param(
-            '"schema_version": 2', '"schema_version": 1', "schema 2: certify anew", id="an older version"
+            '"schema_version": 3', '"schema_version": 2', "schema 3: certify anew", id="an older version"
         ),
-        pytest.param('"schema_version": 2', '"schema_version": 3', "$.schema_version", id="a newer version"),
+        pytest.param('"schema_version": 3', '"schema_version": 4', "$.schema_version", id="a newer version"),
         pytest.param('"n": 60', '"n": 60, "n": 60', "the key 'n' is there twice", id="a key twice"),
         pytest.param(
             '"OTHER": 0', '"OTHER": 0, "OTHER": 0', "the key 'OTHER' is there twice", id="deep twice"
