@@ -31,10 +31,11 @@ def score_table(scores: Sequence[Scored], reference: str, rule: Rule) -> Table:
         box=box.SIMPLE,
         caption=f"{first.frames} frames, n = {rule.samples}, sigma {rule.sigma:g}, alpha {rule.alpha:g}. "
         f"Errors: of one answer about each of {first.answers} images, not what {printable(reference)} says; "
-        "in brackets with probability 95%. False: certified, and it calls half the answers something else.",
+        "in brackets with probability 95%. False: certified, and it calls half the answers something else. "
+        "Radius: the mean, 0 where it abstains. Milliseconds for a new text, and for an answer in the mean.",
     )
-    for name in ("certified", "false", "mean radius", "errors", "ms / new text", "ms / answer"):
-        table.add_column(name, justify="right")
+    for name in ("certified", "false", "radius", "errors", "ms/new", "ms/answer"):
+        table.add_column(name, justify="right", no_wrap=True)
     for each in scores:
         unsound = "" if each.sound else " (UNSOUND)"
         table.add_row(
@@ -43,7 +44,7 @@ def score_table(scores: Sequence[Scored], reference: str, rule: Rule) -> Table:
             f"{each.certified}/{each.frames}",
             str(each.false),
             floored(each.mean_radius),
-            f"{each.errors / each.answers:.2%} [{each.error_lower:.2%}, {each.error_upper:.2%}]",
+            f"{each.errors / each.answers:.1%} [{each.error_lower:.1%}, {each.error_upper:.1%}]",
             "" if each.ms_per_new_text is None else f"{each.ms_per_new_text:.3f}",
             f"{each.ms_per_answer:.3f}",
         )
