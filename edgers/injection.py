@@ -1,4 +1,4 @@
-"""Injected oracle errors: how often the certificates of each mode are then false, and what each mode costs."""
+"""Injected oracle errors: how often each mode's certificates are then false, and what the mode costs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import betainc, ndtri
 
 from edgers.rule import Conclusion, ContradictionError, Rule
-from edgers.smoothing.injection import KINDS, USES, Outcomes, Use, World, draw
+from edgers.smoothing.injection import KINDS, USES, Counts, Use, World, draw
 from edgers.smoothing.mode import Mode
 from edgers.smoothing.radius import required_probability
 
@@ -158,9 +158,7 @@ def study(rates: Sequence[float], setting: Setting) -> list[Finding]:
         if not 0 < rate < 0.5:
             raise ValueError(f"the rate of injected errors is {rate}; it must be above 0 and below 0.5")
     conclude = concluding(setting)
-    return [
-        finding for kind in KINDS for rate in rates for finding in _under(kind, rate, setting, conclude)
-    ]
+    return [finding for kind in KINDS for rate in rates for finding in _under(kind, rate, setting, conclude)]
 
 
 def concluding(setting: Setting) -> Concluding:
@@ -183,7 +181,9 @@ def concluding(setting: Setting) -> Concluding:
 def false_certificate(use: Use, world: World, conclude: Concluding) -> float:
     """The probability of a certificate whose p_L, and so its radius, is beyond the truth; rounded up."""
     outcomes = use.outcomes(world)
-    wrong = [_is_wrong(made, world) for made in _made(use, world, outcomes, conclude)]
+    wrong = [
+        _is_wrong(made, world) for made in _made(use, world, outcomes.votes, outcomes.evidence, conclude)
+    ]
     left_out = max(1 - float(outcomes.masses.sum()), 0.0)
     return min(float(outcomes.masses[wrong].sum()) + left_out, 1.0)
 
@@ -191,7 +191,8 @@ def false_certificate(use: Use, world: World, conclude: Concluding) -> float:
 def kept(use: Use, world: World, sigma: float, conclude: Concluding) -> Kept:
     """How often it certifies, and how much on average."""
     outcomes = use.outcomes(world)
-    radii = np.array([made.radius or 0.0 for made in _made(use, world, outcomes, conclude)])
+    made = _made(use, world, outcomes.votes, outcomes.evidence, conclude)
+    radii = np.array([each.radius or 0.0 for each in made])
     return Kept(
         p=world.p,
         radius=sigma * float(ndtri(world.p)),
@@ -217,9 +218,9 @@ def simulate(
         certificates = min(left, max(_CHUNK // world.samples, 1))
         truth, said = draw(world, certificates, rng)
         for place, use in enumerate(uses):
-            seen = np.stack([said.sum(axis=1), use.drawn(world, truth, said, rng)])
-            (votes, evidence), times = np.unique(seen, axis=1, return_counts=True)
-            made = _made(use, world, Outcomes(votes, evidence, times), conclude)
+            seen = said.sum(axis=1) * (MAX_CALIBRATION + 1) + use.drawn(world, truth, said, rng)
+            distinct, times = np.unique(seen, return_counts=True)
+            made = _made(use, world, *np.divmod(distinct, MAX_CALIBRATION + 1), conclude)
             wrong[place] += int(times[[_is_wrong(each, world) for each in made]].sum())
         left -= certificates
     return [Simulated(count, _p_value(count, setting)) for count in wrong]
@@ -260,9 +261,9 @@ def verdict(use: Use, world: World, wrong: float, alpha: float) -> Verdict:
     return "holds, by assumption" if use.equal_flips else "holds"
 
 
-def _made(use: Use, world: World, outcomes: Outcomes, conclude: Concluding) -> list[Conclusion]:
-    seen = zip(outcomes.votes.tolist(), outcomes.evidence.tolist(), strict=True)
-    return [conclude(use.mode(world, votes, evidence), votes) for votes, evidence in seen]
+def _made(use: Use, world: World, votes: Counts, evidence: Counts, conclude: Concluding) -> list[Conclusion]:
+    seen = zip(votes.tolist(), evidence.tolist(), strict=True)
+    return [conclude(use.mode(world, k, x), k) for k, x in seen]
 
 
 def _is_wrong(made: Conclusion, world: World) -> bool:

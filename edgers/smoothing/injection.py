@@ -1,7 +1,7 @@
 """Errors put into an oracle on purpose: what each mode is told about them, and what it then sees.
 
-Notation of `mode.py`, for two classes: A and what is not A. What a certificate follows from are the votes k and
-the mode's evidence x: audited votes that are correct, or errors among calibration answers. Their joint
+Notation of `mode.py`, for two classes: A and what is not A. A certificate follows from the votes k and the
+mode's evidence x: audited votes that are correct, or errors among calibration answers. Their joint
 probabilities are exact, but for masses too small to matter.
 """
 
@@ -32,7 +32,7 @@ Bools = NDArray[np.bool_]
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-_LEAST = 1e-18  # smaller masses are left out; together they are far below any alpha that is shown
+_LEAST = 1e-15  # smaller masses are left out; together they are far below any alpha that is shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Errors:
         """Raise ValueError where a rate is out of range."""
         for rate in (self.missed, self.false):
             if not 0 <= rate < 0.5:
-                raise ValueError(f"the rate of injected errors is {rate}; it must be at least 0 and below 0.5")
+                raise ValueError(f"the rate of injected errors is {rate}; it must be from 0 to below 0.5")
 
     @property
     def symmetric(self) -> bool:
@@ -207,7 +207,8 @@ class Audited(Use):
     def drawn(self, world: World, truth: Bools, said: Bools, _rng: np.random.Generator) -> Counts:
         """Correct ones among the first votes for A."""
         first = said & (said.cumsum(axis=1) <= world.audited)
-        return (first & truth).sum(axis=1)
+        correct: Counts = (first & truth).sum(axis=1)
+        return correct
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,8 @@ class FromCalibration(Use):
 
     def drawn(self, world: World, truth: Bools, _said: Bools, rng: np.random.Generator) -> Counts:
         """Errors among labelled answers."""
-        return rng.binomial(world.calibration, self.rate(world), len(truth))
+        errors: Counts = rng.binomial(world.calibration, self.rate(world), len(truth))
+        return errors
 
 
 def _overstated(rate: float) -> float:
