@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binom, binomtest, norm
 
-from edgers.injection import INSIDE, RADII, Setting, concluding, false_certificate, kept, simulate, study
+from edgers.injection import (
+    INSIDE,
+    RADII,
+    Setting,
+    concluding,
+    false_certificate,
+    kept,
+    simulate,
+    study,
+    verdict,
+)
 from edgers.smoothing.injection import (
     KINDS,
     USES,
@@ -175,6 +185,14 @@ def test_votes_that_contradict_the_mode_are_no_certificate():
     assert concluding(setting)(Symmetric(0.4), 66).certified
 
 
+def test_masses_that_are_left_out_of_the_sum_count_as_false_certificates(monkeypatch):
+    setting = Setting()
+    seen, conclude = world(0.5, Errors(0.0, 0.2), setting), concluding(setting)
+    exact = false_certificate(USE["unknown"], seen, conclude)
+    monkeypatch.setattr("edgers.smoothing.injection._LEAST", 0.01)
+    assert exact < false_certificate(USE["unknown"], seen, conclude) < exact + 0.1
+
+
 # --- the verdicts -------------------------------------------------------------------------------------------
 
 
@@ -190,6 +208,12 @@ def test_the_verdicts_say_where_the_papers_correction_holds_and_where_it_must_no
         assert verdicts["symmetric", name] == "holds, by assumption"
         assert verdicts["false-positives", name] == "must not be used here"
         assert verdicts["false-negatives", name] == "holds, not promised"
+
+
+def test_a_mode_must_not_be_used_from_the_first_false_certificate_above_alpha():
+    seen = world(0.5, Errors(0.1, 0.1), Setting())
+    assert verdict(USE["audit"], seen, 0.001, 0.001) == "holds"
+    assert verdict(USE["audit"], seen, 0.0010001, 0.001) == "must not be used here"
 
 
 def test_a_wrong_number_is_not_promised_even_where_it_does_no_harm():
