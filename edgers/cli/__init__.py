@@ -35,6 +35,7 @@ _COMMANDS = {
     "collect": "Write what a bundle answers about noisy images into a file.",
     "ablate-oracles": "Compare oracles on the same stored answers.",
     "distill": "Train an oracle on labelled answers (workstation).",
+    "inject-oracle-errors": "What oracle errors do to the certificates of each mode.",
     "export": "Turn a Hugging Face LLaVA checkpoint into a bundle (workstation).",
 }
 
