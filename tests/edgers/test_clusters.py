@@ -467,7 +467,7 @@ def test_the_command_line_certifies_verifies_and_inspects(
     assert (done.code, json.loads(done.out)["oracle"]["kind"]) == (0, "clusters")
     assert run("verify", saved, "--bundle", bundle, "--replay").code == 0
     assert "clusters of texts with a cosine above" in run("inspect", bundle).out
-    refused(run("predict", first_frame, *question), 1, "it certifies but does not predict")
+    refused(run("predict", first_frame, *question), 2, "it certifies but does not predict")
 
 
 def test_an_answer_is_drawn_beside_the_bars_whatever_it_says(made, first_frame):
