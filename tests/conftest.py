@@ -13,6 +13,7 @@ from edgers_engines.bundle import Bundle
 from edgers_engines.vlm import VisionLanguageModel
 
 if TYPE_CHECKING:
+    from edgers_export.embedder import Embedder
     from edgers_export.student import Student
 
 CHECKPOINT = Path(__file__).parent / "data" / "demo-checkpoint"
@@ -58,3 +59,26 @@ def taught_bundle(demo_bundle: Bundle, student: Student, tmp_path_factory: pytes
 
     texts = [text for text, _ in labelled_texts()]
     return attach(demo_bundle, student, "learned", texts, tmp_path_factory.mktemp("taught") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def embedder(student: Student) -> Embedder:
+    """What that classifier finds in a text, as a sentence embedding."""
+    from edgers_export.embedder import embedder_of
+    from tests.students import labelled_texts
+
+    return embedder_of(student, [text for text, _ in labelled_texts()[:240]])
+
+
+@pytest.fixture(scope="session")
+def clusters_bundle(
+    demo_bundle: Bundle, embedder: Embedder, tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
+    """The demo bundle with clusters of that embedding as one more oracle, `meaning`."""
+    from edgers_export.attach import attach_embedder
+    from tests.students import labelled_texts
+
+    held_out = dict(labelled_texts()[240:])
+    return attach_embedder(
+        demo_bundle, embedder, "meaning", held_out, tmp_path_factory.mktemp("clusters") / "bundle"
+    )

@@ -87,7 +87,7 @@ class Clusters:
         cannot name a class represents none; if none can, or none matches even itself, there is no class.
         """
         counts = Counter(joined(answer.text) for answer in answers)
-        candidates = [text for text, _ in counts.most_common(CANDIDATES) if is_name(text)]
+        candidates = {text for text, _ in counts.most_common(CANDIDATES) if is_name(text)}
         meant = {text: self._meant(text, counts) for text in counts if text in candidates}
         best = max(meant, key=lambda text: meant[text], default="")
         return Cluster(self.name, self.equivalence, best if meant.get(best) else None)

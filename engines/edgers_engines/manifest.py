@@ -246,7 +246,7 @@ class Clusters(TextModel, frozen=True, kw_only=True, tag_field="kind", tag="clus
     def output(self) -> Tensor:
         """An embedding as wide as those of the self-test."""
         width = len(self.self_test[0].embedding)
-        return Tensor(name="embedding", dtype="float32", shape=("batch", width))
+        return Tensor(name="vector", dtype="float32", shape=("batch", width))
 
 
 class Parity(Record, frozen=True, kw_only=True):

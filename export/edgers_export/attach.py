@@ -90,7 +90,7 @@ def attach_embedder(
         embedder: texts to vectors.
         name: of the oracle; a file's name, so letters, digits and . _ -.
         labelled: texts held out from training, and the label of each. On them the threshold is chosen, and
-            the graph compared with PyTorch; the first few become the oracle's self-test.
+            the graph compared with PyTorch; the shortest few become the oracle's self-test.
         out: directory to make; it appears only when everything in it is complete.
 
     Returns:
@@ -101,15 +101,17 @@ def attach_embedder(
             the embeddings do not tell the labels apart.
         BundleError: what was written is no bundle, as when the oracle's name is not one.
     """
-    texts = list(labelled)
+    texts, labels = [*filter(None, labelled)], [label for text, label in labelled.items() if text]
+    if len(set(labels)) < 2:
+        raise InputError(f"texts of the labels {sorted(set(labels))}: an embedding is tested on two or more")
 
     def written(folder: Path) -> Clusters:
         record = _clusters(embedder, name, texts, embedder.write(folder, _file(name)))
         loaded = TextGraph(_unfinished(bundle, folder, record), record, open_backend())
         found = directions(loaded.vectors(texts))
+        compared = cosines(found, labels)
         difference = cosine_difference(*_readable(found, directions(embedder.embeddings(texts))))
         tolerance = max(MARGIN_FACTOR * difference, FINEST_MARGIN)
-        compared = cosines(found, list(labelled.values()))
         if not (threshold := compared.threshold) + tolerance < 1:
             raise InputError(
                 f"texts of two labels have cosines of {threshold}: the embedding does not tell them apart, "
@@ -159,7 +161,7 @@ def _classifier(student: Student, name: str, texts: Sequence[str], graph: Graph)
 
 
 def _clusters(embedder: Embedder, name: str, texts: Sequence[str], graph: Graph) -> Clusters:
-    tested = texts[:_TESTED]
+    tested = sorted(texts, key=len)[:_TESTED]
     return Clusters(
         name=name,
         graph=graph,

@@ -45,7 +45,7 @@ class Embedder:
         Returns:
             The graph's record.
         """
-        return write_text_graph(self.model, self.tokenizer, directory, name, "embedding")
+        return write_text_graph(self.model, self.tokenizer, directory, name, "vector")
 
 
 class _Centred(nn.Module):
