@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -16,9 +18,12 @@ from edgers.split import Split
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import InputError
-from edgers_engines.manifest import Confusion
+from edgers_engines.manifest import Clusters, Confusion, Pairs
 from edgers_engines.records import Record
 from edgers_engines.text_classifier import TextClassifier
+
+if TYPE_CHECKING:
+    from edgers_export.student import Student
 
 WORST = 10  # confusions that are listed
 FEWEST = 2  # texts of each class to learn from
@@ -61,6 +66,17 @@ class Distilled(Record, frozen=True, kw_only=True):
     calibration_errors: int
 
 
+class Clustered(Record, frozen=True, kw_only=True):
+    """What was learned, and how many pairs of held-out texts match: of one label, and of two."""
+
+    bundle: str
+    digest: str
+    oracle: str
+    threshold: float
+    same: Pairs
+    different: Pairs
+
+
 def taught(
     answers: Iterable[StoredAnswer], teacher: Callable[[Sequence[str]], Sequence[str]]
 ) -> Iterator[StoredAnswer]:
@@ -76,38 +92,53 @@ def taught(
                 yield answer
 
 
-def distill(
-    bundle: Bundle,
+def train(
     parts: Split,
-    name: str,
-    out: Path,
     *,
-    encoder: Path | None = None,
+    encoder: Path | None,
     epochs: int,
     seed: int,
     progress: Progress = lambda _texts: None,
-) -> Distilled:
-    """Train a student, put it into a copy of the bundle, and ask it there about held-out answers.
+) -> Student:
+    """A student of the texts to learn from.
 
     Args:
-        bundle: what the oracle is for.
         parts: answers to learn from and answers held out; see `lesson`.
-        name: of the oracle.
-        out: directory to make.
-        encoder: a local checkpoint to start from; from scratch unless given.
+        encoder: a local checkpoint to start from; from scratch if None.
         epochs: how often each text is learned from.
-        seed: of training, and of the choice of calibration answers.
+        seed: of training.
         progress: called with the number of texts learned from since the last call.
 
     Raises:
-        InputError: too little to learn from, or `out` or the name is taken.
+        InputError: there is too little to learn from.
+        ExportError: the checkpoint cannot be used.
     """
-    texts = lesson(parts.learn)
-    _check(Counter(texts.values()), parts)
-    from edgers_export.attach import attach
+    from edgers_export.encoder import fine_tune
+
     from edgers_export.student import train_from_scratch
 
-    student = train_from_scratch(list(texts), [*texts.values()], epochs=epochs, seed=seed, progress=progress)
+    texts = lesson(parts.learn)
+    _check(Counter(texts.values()), parts)
+    how = train_from_scratch if encoder is None else partial(fine_tune, encoder)
+    return how(list(texts), [*texts.values()], epochs=epochs, seed=seed, progress=progress)
+
+
+def distill(bundle: Bundle, parts: Split, student: Student, name: str, out: Path, *, seed: int) -> Distilled:
+    """Put a student into a copy of the bundle, and ask it there about held-out answers.
+
+    Args:
+        bundle: what the oracle is for.
+        parts: what the student learned from, and what it did not.
+        student: trained.
+        name: of the oracle.
+        out: directory to make.
+        seed: of the choice of calibration answers.
+
+    Raises:
+        InputError: `out` or the name is taken.
+    """
+    from edgers_export.attach import attach
+
     made = attach(
         bundle,
         student,
@@ -117,6 +148,35 @@ def distill(
         count=lambda loaded: count(one_per_image(parts.test, seed), loaded.labels),
     )
     return _report(made, name, parts)
+
+
+def cluster(bundle: Bundle, parts: Split, student: Student, name: str, out: Path) -> Clustered:
+    """Put what a student finds in texts into a copy of the bundle, as a test whether two mean the same.
+
+    Args:
+        bundle: what the oracle is for.
+        parts: what the student learned from, and what the threshold is chosen on.
+        student: trained from scratch.
+        name: of the oracle.
+        out: directory to make.
+
+    Raises:
+        InputError: `out` or the name is taken, or held-out texts of two labels cannot be told apart.
+    """
+    from edgers_export.attach import attach_embedder
+    from edgers_export.embedder import embedder_of
+
+    embedder = embedder_of(student, list(lesson(parts.learn)))
+    made = attach_embedder(bundle, embedder, name, lesson(parts.test), out)
+    (record,) = [o for o in made.manifest.oracles if isinstance(o, Clusters) and o.name == name]
+    return Clustered(
+        bundle=str(made.path),
+        digest=made.digest,
+        oracle=name,
+        threshold=record.threshold,
+        same=record.same,
+        different=record.different,
+    )
 
 
 def lesson(answers: Sequence[StoredAnswer]) -> dict[str, str]:

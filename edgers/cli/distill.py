@@ -17,7 +17,7 @@ from edgers_engines.errors import InputError, printable
 
 if TYPE_CHECKING:
     from edgers.answers import StoredAnswer
-    from edgers.distill import Distilled
+    from edgers.distill import Clustered, Distilled
     from edgers.poll import Progress
     from edgers_engines.vlm import VisionLanguageModel
 
@@ -54,6 +54,15 @@ _DETOUR = 0.2  # share of the vocabulary that is withheld
     help="Labels the answers that have no label: an oracle of the bundle, a file that defines one, or the "
     "folder of a local Hugging Face text classifier.",
 )
+@click.option(
+    "--as",
+    "kind",
+    type=click.Choice(["classifier", "clusters"]),
+    default="classifier",
+    show_default=True,
+    help="classifier: names the classes. clusters: tells which texts mean the same, for classes that "
+    "nobody knows before.",
+)
 @click.option("--labelled", type=PATH, help="Write all answers with their labels here, as they come.")
 @click.option(
     "--student",
@@ -78,6 +87,7 @@ def command(
     each: int,
     teacher: str | None,
     labelled: Path | None,
+    kind: str,
     encoder: Path | None,
     epochs: int,
     seed: int,
@@ -103,7 +113,7 @@ def command(
     given, bundle = read_answers(labels), load_bundle(bundle_path)
     files = images_in(images)
     with workstation("distilling"):
-        from edgers.distill import distill, lesson, taught
+        from edgers.distill import cluster, distill, lesson, taught, train
         from edgers.split import split
 
         answers: Iterable[StoredAnswer] = given
@@ -120,13 +130,17 @@ def command(
             answers = list(_counted(answers, progress))
         parts = split(answers, seed)
         with progress_bar("learning", epochs * len(lesson(parts.learn))) as progress:
-            made = distill(
-                bundle, parts, name, out, encoder=encoder, epochs=epochs, seed=seed, progress=progress
-            )
+            student = train(parts, encoder=encoder, epochs=epochs, seed=seed, progress=progress)
+        made: Distilled | Clustered = (
+            distill(bundle, parts, student, name, out, seed=seed)
+            if kind == "classifier"
+            else cluster(bundle, parts, student, name, out)
+        )
     if as_json:
         print_json(made)
     else:
-        _show(made)
+        for line in _lines(made):
+            click.echo(printable(line))
     return 0
 
 
@@ -166,22 +180,35 @@ def _counted(answers: Iterable[StoredAnswer], progress: Progress) -> Iterator[St
         progress(1)
 
 
-def _show(made: Distilled) -> None:
+def _lines(made: Distilled | Clustered) -> Iterator[str]:
+    from edgers.distill import Distilled
+
+    yield f"{made.bundle}: oracle {made.oracle}, digest {made.digest}"
+    yield from _classifier(made) if isinstance(made, Distilled) else _clusters(made)
+
+
+def _classifier(made: Distilled) -> Iterator[str]:
     from edgers.calibration import ENOUGH
 
     classes = ", ".join(f"{name} {count}" for name, count in made.classes.items())
     few = f"; fewer than {ENOUGH} images say little" if made.calibration_images < ENOUGH else ""
-    for line in (
-        f"{made.bundle}: oracle {made.oracle}, digest {made.digest}",
+    yield (
         f"{sum(made.classes.values())} labelled answers ({classes}), {made.not_labelled} without a label; "
-        f"{made.repeated_texts} texts repeated, {made.texts_with_two_labels} with two labels",
-        f"learned from {made.learned}; {made.dropped} dropped, their texts being held out",
-        f"wrong on {made.errors} of {made.held_out_texts} held-out texts",
-        *(
-            f"  {each.count} × {each.teacher} taken for {each.student}, as in {each.example!r}"
-            for each in made.worst
-        ),
+        f"{made.repeated_texts} texts repeated, {made.texts_with_two_labels} with two labels"
+    )
+    yield f"learned from {made.learned}; {made.dropped} dropped, their texts being held out"
+    yield f"wrong on {made.errors} of {made.held_out_texts} held-out texts"
+    for each in made.worst:
+        yield f"  {each.count} × {each.teacher} taken for {each.student}, as in {each.example!r}"
+    yield (
         f"calibrated on one answer about each of {made.calibration_images} held-out images, of which "
-        f"{made.calibration_errors} got a false class{few}",
-    ):
-        click.echo(printable(line))
+        f"{made.calibration_errors} got a false class{few}"
+    )
+
+
+def _clusters(made: Clustered) -> Iterator[str]:
+    yield (
+        f"texts mean the same above a cosine of {made.threshold}: of held-out pairs "
+        f"{made.same.matching} of {made.same.pairs} with one label, and "
+        f"{made.different.matching} of {made.different.pairs} with two"
+    )
