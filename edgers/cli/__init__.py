@@ -32,6 +32,7 @@ _COMMANDS = {
     "pack": "Write a bundle into one file.",
     "unpack": "Make a bundle from such a file, checking every byte.",
     "doctor": "Show what this machine has, and what is wrong.",
+    "lint-rules": "Find rules that no answer ever reaches.",
     "distill": "Train an oracle on labelled answers (workstation).",
     "export": "Turn a Hugging Face LLaVA checkpoint into a bundle (workstation).",
 }
@@ -46,7 +47,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:
             return None
-        command = import_module(f"edgers.cli.{cmd_name}").command
+        command = import_module(f"edgers.cli.{cmd_name.replace('-', '_')}").command
         if not isinstance(command, click.Command):
             raise TypeError(f"edgers.cli.{cmd_name} has no click command")
         return command

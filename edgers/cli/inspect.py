@@ -14,7 +14,7 @@ from edgers_engines.errors import printable
 
 if TYPE_CHECKING:
     from edgers_engines.bundle import Bundle
-    from edgers_engines.manifest import Classifier, Manifest, Rules
+    from edgers_engines.manifest import Classifier, Manifest, Rule, Rules
     from edgers_engines.memory import Memory
 
 Rows = Iterator[tuple[str, str]]
@@ -104,5 +104,11 @@ def _oracle(oracle: Rules | Classifier) -> str:
     from edgers_engines.manifest import Rules
 
     if isinstance(oracle, Rules):
-        return "; ".join(f"{rule.pattern} → {rule.label}" for rule in oracle.rules)
+        what = "" if oracle.field is None else f"field {oracle.field!r} of JSON: "
+        return what + "; ".join(map(_rule, oracle.rules))
     return f"classifier of {', '.join(oracle.classes)}; texts of up to {oracle.max_tokens} tokens"
+
+
+def _rule(rule: Rule) -> str:
+    unless = " or ".join(rule.unless)
+    return f"{rule.pattern}{unless and f' unless {unless}'} → {rule.label}"
