@@ -59,6 +59,10 @@ class Product:
         """The state after one more word."""
         return tuple(each.step(bits, word) for each, bits in zip(self._automata, state, strict=True))
 
+    def alive(self, state: State, rules: int) -> bool:
+        """Whether the text can still become one of the pattern of each of the first so many rules."""
+        return all(state[pattern] for pattern, _ in self._spans[:rules])
+
     def matching(self, state: State) -> list[bool]:
         """For each rule, whether it matches the words so far."""
         of = [each.accepts(bits) for each, bits in zip(self._automata, state, strict=True)]

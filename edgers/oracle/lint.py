@@ -8,7 +8,7 @@ those of the rule, those of exceptions that take a text back from an earlier rul
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Literal
 
@@ -61,7 +61,19 @@ class Findings(Record, frozen=True, kw_only=True):
 
 
 class _UndecidedError(Exception):
-    """A search took too many steps."""
+    """A question took too many steps."""
+
+
+class _Steps:
+    """How many steps one question may still take."""
+
+    def __init__(self) -> None:
+        self._left = MAX_STEPS
+
+    def take(self, number: int) -> None:
+        self._left -= number
+        if self._left < 0:
+            raise _UndecidedError
 
 
 def lint(definition: manifest.Rules) -> Findings:
@@ -116,49 +128,12 @@ def _reach(rules: Sequence[Rule], index: int, other: str) -> tuple[str | None, t
             return None, (number,)
     if not any(each.matches(text) for each in before):
         return text.strip(), ()
-    words = _words(rule, before, (), other)
-    rivals = [number for number, each in enumerate(before, 1) if words.issuperset(each.pattern.words)]
     taken_by: set[int] = set()
-    for (matches, *earlier), link in _texts([rule, *(before[number - 1] for number in rivals)], words):
-        if matches and not any(earlier):
+    for takers, link in _texts([rule], before, other, _Steps()):
+        if not takers:
             return _spelled_out(link), ()
-        if matches:
-            taken_by.add(rivals[earlier.index(True)])
+        taken_by.add(takers[0] + 1)
     return None, tuple(sorted(taken_by))
-
-
-def _is_redundant(rules: Sequence[Rule], index: int, other: str) -> bool:
-    """Whether later rules give the rule's class to all texts that it decides; False where not decided."""
-    rule, before = rules[index], rules[:index]
-    same = [at for at in range(index + 1, len(rules)) if rules[at].label == rule.label]
-    if not same:
-        return False
-    after = rules[index + 1 : same[-1] + 1]  # what none of these matches gets another class in any case
-    text = _typical(rule.pattern, other)
-    decided = not any(each.matches(text) for each in before)
-    if decided and _label(after, [each.matches(text) for each in after]) != rule.label:
-        return False
-    try:
-        return _follows(rule, before, after, other)
-    except _UndecidedError:
-        return False
-
-
-def _follows(rule: Rule, before: Sequence[Rule], after: Sequence[Rule], other: str) -> bool:
-    same = [each for each in after if each.label == rule.label]
-    words = _words(rule, [*before, *same], [each for each in after if each.label != rule.label], other)
-    before, after = (
-        [each for each in some if words.issuperset(each.pattern.words)] for some in (before, after)
-    )
-    for (matches, *others), _ in _texts([rule, *before, *after], words):
-        earlier, later = others[: len(before)], others[len(before) :]
-        if matches and not any(earlier) and _label(after, later) != rule.label:
-            return False
-    return True
-
-
-def _label(rules: Sequence[Rule], matching: Sequence[bool]) -> str | None:
-    return next((rule.label for rule, matches in zip(rules, matching, strict=True) if matches), None)
 
 
 def _typical(pattern: Pattern, other: str) -> str:
@@ -166,50 +141,71 @@ def _typical(pattern: Pattern, other: str) -> str:
     return spelled(other if part == STAR else part for part in pattern.parts)
 
 
-def _words(rule: Rule, hindering: Collection[Rule], helping: Collection[Rule], other: str) -> set[str]:
-    """The words out of which a text can be made, if there is any, that meets a question about a rule.
-
-    Args:
-        rule: must match.
-        hindering: must not match; their exceptions help.
-        helping: may have to match; their exceptions hinder.
-        other: a word of no pattern. Put for each word that is not of the result, it changes no match of what
-            helps, and only ends matches of what hinders.
-    """
-    words = {other, *rule.pattern.words, *(word for each in helping for word in each.pattern.words)}
-    while True:
-        matching = [each for each in hindering if words.issuperset(each.pattern.words)]
-        more = {word for each in matching for one in each.unless for word in one.words}
-        if more <= words:
-            return words
-        words |= more
+def _is_redundant(rules: Sequence[Rule], index: int, other: str) -> bool:
+    """Whether later rules give the rule's class to all texts that it decides; False where not decided."""
+    rule, hindering, steps = rules[index], list(rules[:index]), _Steps()
+    same = [at for at in range(index + 1, len(rules)) if rules[at].label == rule.label]
+    if not same:
+        return False
+    try:
+        for following in rules[index + 1 : same[-1] + 1]:
+            if following.label == rule.label:
+                hindering.append(following)
+            elif _exists([rule, following], hindering, other, steps):
+                return False
+        return not _exists([rule], hindering, other, steps)
+    except _UndecidedError:
+        return False
 
 
-def _texts(rules: Sequence[Rule], words: Collection[str]) -> Iterator[tuple[list[bool], Link]]:
-    """Breadth first, a text for each way in which texts over some words can stand to some rules.
+def _exists(helping: Sequence[Rule], hindering: Sequence[Rule], other: str, steps: _Steps) -> bool:
+    return any(not found for found, _ in _texts(helping, hindering, other, steps))
 
-    Texts that can no longer become one of the first rule's pattern are left out.
+
+def _texts(
+    helping: Sequence[Rule], hindering: Sequence[Rule], other: str, steps: _Steps
+) -> Iterator[tuple[list[int], Link]]:
+    """Breadth first, texts that all helping rules match; one that no hindering rule matches, if there is one.
 
     Yields:
-        For each rule, whether it matches; and the text.
+        The positions of the hindering rules that match it too; and the text.
 
     Raises:
-        _UndecidedError: it takes more than MAX_STEPS.
+        _UndecidedError: it takes too many steps.
     """
-    product, alphabet, steps = Product(rules), sorted(words), 0
+    words = _words(helping, hindering, other, steps)
+    near = [at for at, each in enumerate(hindering) if words.issuperset(each.pattern.words)]
+    product = Product([*helping, *(hindering[at] for at in near)])
     start: tuple[State, Link] = product.start, None
     seen, queue = {product.start}, deque([start])
     while queue:
         state, text = queue.popleft()
-        yield product.matching(state), text
-        for word in alphabet:
-            steps += len(state)
-            if steps > MAX_STEPS:
-                raise _UndecidedError
+        matching = product.matching(state)
+        if all(matching[: len(helping)]):
+            yield [at for at, on in zip(near, matching[len(helping) :], strict=True) if on], text
+        for word in sorted(words):
+            steps.take(len(state))
             after = product.step(state, word)
-            if after[0] and after not in seen:
+            if after not in seen and product.alive(after, len(helping)):
                 seen.add(after)
                 queue.append((after, (text, word)))
+
+
+def _words(helping: Sequence[Rule], hindering: Sequence[Rule], other: str, steps: _Steps) -> set[str]:
+    """The words that suffice for a text that all helping rules match and no hindering one, if there is any.
+
+    Those of helping patterns, those of the exceptions of hindering rules whose patterns they can make, and
+    `other`, a word of no pattern: put for a word that is none of these, it keeps all matches that help, and
+    at most ends some that hinder.
+    """
+    words = {other, *(word for each in helping for word in each.pattern.words)}
+    while True:
+        steps.take(len(hindering))
+        near = [each for each in hindering if words.issuperset(each.pattern.words)]
+        more = {word for each in near for one in each.unless for word in one.words}
+        if more <= words:
+            return words
+        words |= more
 
 
 def _spelled_out(link: Link) -> str:
