@@ -231,6 +231,7 @@ def test_rules_in_files_become_oracles_and_those_never_reached_are_told(
     ]
     warnings = [line for line in told.err.splitlines() if "warning" in line]
     assert warnings == [
-        f"edgers: warning: oracle {name}, rule 2 'left *' → left: never reached, all its texts are taken by rule 1"
+        f"edgers: warning: oracle {name}, rule 2 'left *' → left: never reached, "
+        "all its texts are taken by rule 1"
         for name in names
     ]
