@@ -157,10 +157,12 @@ def prompts() -> tuple[bytes, ...]:
 
 
 def rules() -> tuple[bytes, ...]:
-    """Rules, a line each, then an answer."""
+    """Rules, a line each, some with exceptions or a field; then an answer."""
     return (
         b"left *=left\n* right *=right\nturn right, now",
         b"* a * a * a * b=x\na a a a a a a a a a a",
         "straße=weg\n*=OTHER\nSTRASSE".encode(),
         b"don't=stop\n =x\n\xff\xfe",
+        b"* bad *!* not bad *!* isn't bad *=x\n* bad=y\n* not bad *=x\nit is not bad",
+        b'@action\nleft *=left\n*=x\n```json\n{"why": ["{", 1e9], "action": "left now"}\n```',
     )

@@ -18,6 +18,7 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 from rich.console import Console
 from scipy.special import bdtrc, ndtr, ndtri
 
@@ -25,6 +26,9 @@ from edgers import demo
 from edgers.certificate import Certificate, CertificateError
 from edgers.oracle.base import OTHER, RESERVED
 from edgers.oracle.choices import Choices
+from edgers.oracle.json_field import read_field
+from edgers.oracle.lint import lint
+from edgers.oracle.pattern import spelled, words_of
 from edgers.oracle.rules import Rules
 from edgers.report.text import certificate_panel
 from edgers.smoothing.bounds import clopper_pearson_lower
@@ -264,18 +268,44 @@ def _patched(draws: Draws) -> bytes:
 
 
 def match_rules(data: bytes) -> None:
-    """Lines of pattern=label; the last line is an answer."""
+    """Lines of pattern!exception!...=label, the first of them perhaps @field; the last line is an answer."""
     *lines, answer = data.decode(errors="surrogateescape").split("\n")
-    pairs = [line.partition("=") for line in lines[:40]]
-    rules = tuple(manifest.Rule(pattern=pattern, label=label) for pattern, _, label in pairs)
+    field = lines.pop(0)[1:] if lines and lines[0].startswith("@") else None
+    rules = tuple(map(_rule, lines[:40]))
     try:
-        oracle = Rules(manifest.Rules(name="fuzzed", rules=rules))
+        definition = manifest.Rules(name="fuzzed", rules=rules, field=field)
+        oracle = Rules(definition)
     except (InputError, UnicodeError):  # a manifest is valid Unicode before it becomes rules
         return
     label = oracle.classify_text(answer)
     law(label in (*oracle.record.classes, OTHER), "an answer gets a class of the oracle, or OTHER")
     law(label not in RESERVED or label == OTHER, "no rule makes a reserved class")
     law(oracle.classify_text(answer.upper().upper()) in (*oracle.record.classes, OTHER), "so in capitals")
+    if field is not None:
+        law(label == OTHER or answer.count("{"), "a field is read from an object")
+        answer, oracle = read_field(answer, field) or "", Rules(replace(definition, field=None))
+    if len(rules) <= 8:  # a search takes its time
+        _lint(definition, oracle, answer)
+
+
+def _rule(line: str) -> manifest.Rule:
+    patterns, _, label = line.partition("=")
+    pattern, *unless = patterns.split("!")
+    return manifest.Rule(pattern=pattern, label=label, unless=tuple(unless[:4]))
+
+
+def _lint(definition: manifest.Rules, oracle: Rules, text: str) -> None:
+    """What the linter says of rules holds for a text."""
+    words = spelled(words_of(text))
+    matching = [number for number, rule in enumerate(oracle.rules, 1) if rule.matches(words)]
+    for finding in lint(definition).rules:
+        first = matching[:1] == [finding.number]
+        law(not first or finding.status != "unreachable", "what is called unreachable is not reached")
+        if finding.example is not None:
+            law(oracle.classify_text(finding.example) == finding.label, "an example reaches its rule")
+        if first and finding.status == "redundant":
+            following = oracle.rules[matching[1] - 1] if matching[1:] else None
+            law(following and following.label == finding.label, "what is redundant can be left out")
 
 
 def bound_and_radius(data: bytes) -> None:

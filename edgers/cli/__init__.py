@@ -34,6 +34,7 @@ _COMMANDS = {
     "doctor": "Show what this machine has, and what is wrong.",
     "collect": "Write what a bundle answers about noisy images into a file.",
     "ablate-oracles": "Compare oracles on the same stored answers.",
+    "lint-rules": "Find rules that no answer ever reaches.",
     "distill": "Train an oracle on labelled answers (workstation).",
     "inject-oracle-errors": "What oracle errors do to the certificates of each mode.",
     "export": "Turn a Hugging Face LLaVA checkpoint into a bundle (workstation).",

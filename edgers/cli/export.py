@@ -17,7 +17,7 @@ from edgers_engines.atomic import check_new
 from edgers_engines.errors import InputError
 
 if TYPE_CHECKING:
-    from edgers_engines.manifest import Precision
+    from edgers_engines.manifest import Precision, Rules
     from edgers_export.bundle import Progress
 
 
@@ -35,6 +35,14 @@ if TYPE_CHECKING:
 @click.option(
     "--opset", type=click.IntRange(24, 25), default=24, show_default=True, help="ONNX opset of the graphs."
 )
+@click.option(
+    "--rules",
+    "rules_paths",
+    type=PATH,
+    multiple=True,
+    metavar="FILE.json",
+    help="Rules that read free answers, as an oracle of the bundle; may be repeated.",
+)
 @click.option("--licence", default="unknown", show_default=True, help="The weights' licence.")
 @json_option
 def command(
@@ -44,6 +52,7 @@ def command(
     precision: Precision,
     max_length: int | None,
     opset: int,
+    rules_paths: tuple[Path, ...],
     licence: str,
     as_json: bool,
 ) -> int:
@@ -51,6 +60,7 @@ def command(
     check_new(out)  # before torch is imported, which takes a while
     if not checkpoint.is_dir():
         raise InputError(f"there is no folder {checkpoint}: download the checkpoint first, nothing here does")
+    oracles = _read_rules(rules_paths)
     start = time.perf_counter()
     with _stages() as progress:
         with workstation("exporting"):
@@ -59,6 +69,7 @@ def command(
             checkpoint,
             out,
             licence=licence,
+            oracles=oracles,
             precision=precision,
             opset=opset,
             max_length=max_length,
@@ -78,6 +89,23 @@ def command(
             f"digest {bundle.digest}"
         )
     return 0
+
+
+def _read_rules(paths: tuple[Path, ...]) -> tuple[Rules, ...]:
+    """The oracles that files define; rules that are never reached are told on stderr."""
+    from edgers.cli.lint_rules import described
+    from edgers.oracle.definition import read_rules
+    from edgers.oracle.lint import lint
+
+    oracles: dict[str, Rules] = {}
+    for path in paths:
+        rules = read_rules(path)
+        if rules.name in oracles:
+            raise InputError(f"{path} defines the oracle {rules.name!r}, as another file of --rules does")
+        oracles[rules.name] = rules
+        for finding in lint(rules).unreachable:
+            click.echo(f"edgers: warning: oracle {rules.name}, {described(finding)}", err=True)
+    return tuple(oracles.values())
 
 
 @contextmanager

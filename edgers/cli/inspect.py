@@ -14,7 +14,7 @@ from edgers_engines.errors import printable
 
 if TYPE_CHECKING:
     from edgers_engines.bundle import Bundle
-    from edgers_engines.manifest import Classifier, Clusters, Manifest, Rules
+    from edgers_engines.manifest import Classifier, Clusters, Manifest, Rule, Rules
     from edgers_engines.memory import Memory
 
 Rows = Iterator[tuple[str, str]]
@@ -104,7 +104,8 @@ def _oracle(oracle: Rules | Classifier | Clusters) -> str:
     from edgers_engines.manifest import Clusters, Rules
 
     if isinstance(oracle, Rules):
-        return "; ".join(f"{rule.pattern} → {rule.label}" for rule in oracle.rules)
+        what = "" if oracle.field is None else f"field {oracle.field!r} of JSON: "
+        return what + "; ".join(map(_rule, oracle.rules))
     if isinstance(oracle, Clusters):
         same, different = oracle.same, oracle.different
         return (
@@ -112,4 +113,13 @@ def _oracle(oracle: Rules | Classifier | Clusters) -> str:
             f"held-out pairs of one label have and {different.matching} of {different.pairs} of two; texts "
             f"of up to {oracle.max_tokens} tokens"
         )
-    return f"classifier of {', '.join(oracle.classes)}; texts of up to {oracle.max_tokens} tokens"
+    images = sum(each.count for each in oracle.calibration)
+    return (
+        f"classifier of {', '.join(oracle.classes)}; texts of up to {oracle.max_tokens} tokens; calibrated on "
+        f"answers about {images} images"
+    )
+
+
+def _rule(rule: Rule) -> str:
+    unless = " or ".join(rule.unless)
+    return f"{rule.pattern}{unless and f' unless {unless}'} → {rule.label}"

@@ -27,3 +27,15 @@ def read_definition(path: Path) -> Definition:
         raise InputError(f"cannot read the oracle {str(path)!r}: {error.strerror}") from None
     except ValueError as error:
         raise InputError(f"{path} defines no oracle: {error}") from None
+
+
+def read_rules(path: Path) -> Rules:
+    """The rules that a JSON file defines.
+
+    Raises:
+        InputError: it cannot be read, or defines none.
+    """
+    definition = read_definition(path)
+    if not isinstance(definition, Rules):
+        raise InputError(f"{path} defines an oracle of another kind than rules")
+    return definition

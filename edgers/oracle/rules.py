@@ -1,21 +1,27 @@
-"""Rules: ordered patterns of words; the first that matches names the class, else OTHER.
-
-A pattern is words separated by blanks, compared without case or punctuation; `*` stands for any number of
-words, none included. "left *" matches answers that begin with the word left. There are no regular
-expressions: a bundle is data from elsewhere, and a pattern must not be able to run forever.
-"""
+"""Rules: ordered patterns of words; the first that matches names the class, else OTHER."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from edgers.oracle.base import OTHER, OracleRecord, check_classes, digest
+from edgers.oracle.json_field import read_field
+from edgers.oracle.pattern import Pattern, spelled, words_of
 from edgers_engines import manifest
 from edgers_engines.vlm import Answer
 
-_WORD = re.compile(r"\w+")
-_ANY = "*"
+
+class Rule:
+    """A rule whose patterns are taken apart."""
+
+    def __init__(self, rule: manifest.Rule) -> None:
+        self.label = rule.label
+        self.pattern = Pattern(rule.pattern)
+        self.unless = tuple(map(Pattern, rule.unless))
+
+    def matches(self, text: str) -> bool:
+        """Whether its pattern matches a text, as `spelled` writes it, and none of its exceptions does."""
+        return self.pattern.matches(text) and not any(each.matches(text) for each in self.unless)
 
 
 class Rules:
@@ -29,10 +35,12 @@ class Rules:
     max_new_tokens = None
 
     def __init__(self, rules: manifest.Rules) -> None:
-        classes = tuple(dict.fromkeys(rule.label for rule in rules.rules))
-        check_classes(classes)
-        self.record = OracleRecord(kind="rules", name=rules.name, classes=classes, sha256=digest(rules.rules))
-        self._rules = [(_pattern(rule.pattern), rule.label) for rule in rules.rules]
+        check_classes(rules.classes)
+        self.record = OracleRecord(
+            kind="rules", name=rules.name, classes=rules.classes, sha256=digest(_meaning(rules))
+        )
+        self.rules = tuple(map(Rule, rules.rules))
+        self._field = rules.field
 
     def classify(self, answers: Sequence[Answer]) -> list[str]:
         """The class of the first rule that matches each answer's text."""
@@ -43,27 +51,14 @@ class Rules:
         return [self.classify_text(text) for text in texts]
 
     def classify_text(self, text: str) -> str:
-        """The class of the first rule that matches, or OTHER."""
-        words = _WORD.findall(text.casefold())
-        return next((label for pattern, label in self._rules if matches(pattern, words)), OTHER)
+        """The class of the first rule that matches, or OTHER; so too where the field cannot be read."""
+        read = text if self._field is None else read_field(text, self._field)
+        if read is None:
+            return OTHER
+        words = spelled(words_of(read))
+        return next((rule.label for rule in self.rules if rule.matches(words)), OTHER)
 
 
-def matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
-    """Whether the words are of the pattern; time grows with len(pattern) * len(words)."""
-    reached = {0}
-    for part in pattern:
-        if part == _ANY:
-            reached = set(range(min(reached), len(words) + 1))
-        else:
-            reached = {i + 1 for i in reached if i < len(words) and words[i] == part}
-        if not reached:
-            return False
-    return len(words) in reached
-
-
-def _pattern(text: str) -> list[str]:
-    return [
-        part
-        for piece in text.split()
-        for part in ([_ANY] if piece == _ANY else _WORD.findall(piece.casefold()))
-    ]
+def _meaning(rules: manifest.Rules) -> object:
+    """All that the labels follow from; for rules that read the whole answer it is their list, as ever."""
+    return rules.rules if rules.field is None else {"field": rules.field, "rules": rules.rules}

@@ -23,6 +23,8 @@ RESERVED = (OTHER, "UNDECIDED", "FAILED")  # classes that no oracle may have; se
 ACTIVATIONS: dict[Precision, Dtype] = {"fp32": "float32", "fp16": "float16"}
 Opset = Annotated[int, Meta(ge=24, le=25)]  # 24 is the first with TensorScatter, 25 the last that was tried
 NonNegative = Annotated[float, Meta(ge=0)]
+MAX_LETTERS = 100_000  # of all patterns of one oracle; see docs/decisions/003
+Pattern = Annotated[str, Meta(min_length=1, max_length=1000)]
 
 
 class File(Record, frozen=True, kw_only=True):
@@ -95,18 +97,40 @@ class Decoding(Record, frozen=True, kw_only=True):
     margin_tolerance: NonNegative
 
 
-class Rule(Record, frozen=True, kw_only=True):
-    """A pattern of words and the class it stands for; see edgers.oracle.rules for the pattern language."""
+class Rule(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """A pattern of words and the class it stands for; see edgers.oracle.pattern for the pattern language.
 
-    pattern: Annotated[str, Meta(min_length=1)]
+    The rule does not match a text that one of the patterns in `unless` matches: "* harmful *" unless
+    "* not harmful *".
+    """
+
+    pattern: Pattern
     label: Annotated[str, Meta(min_length=1)]
+    unless: Annotated[tuple[Pattern, ...], Meta(max_length=100)] = ()
 
 
-class Rules(Record, frozen=True, kw_only=True, tag_field="kind", tag="rules"):
-    """An oracle made of ordered rules; the first that matches names the class."""
+class Rules(Record, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="rules"):
+    """An oracle made of ordered rules; the first that matches names the class.
+
+    With a `field`, what the rules read is that field of the JSON object in the answer, and not the answer;
+    see edgers.oracle.json_field.
+    """
 
     name: Name
-    rules: Annotated[tuple[Rule, ...], Meta(min_length=1)]
+    rules: Annotated[tuple[Rule, ...], Meta(min_length=1, max_length=1000)]
+    field: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse more patterns than an answer can be compared with in passing.
+
+        Raises:
+            ValueError: all patterns together are too long.
+        """
+        letters = sum(len(text) for rule in self.rules for text in (rule.pattern, *rule.unless))
+        if letters > MAX_LETTERS:
+            raise ValueError(
+                f"the patterns of {self.name} have {letters} letters; at most {MAX_LETTERS} can be"
+            )
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -72,6 +72,7 @@ def test_every_command_of_the_device_works_without_the_workstations_libraries(fi
         ["radius", "--votes", "100", "--of", "100", "--sigma", "0.5"],
         ["plan", "--sigma", "0.5", "--target-radius", "0.25", "--p", "0.9", "--cap", "200"],
         ["inspect", str(demo.BUNDLE)],
+        ["lint-rules"],
         ["doctor"],
         ["demo", "--help"],
         ["--help"],

@@ -1,5 +1,6 @@
-"""Rules: patterns of words against a slow reference, the order of rules, digests, hostile patterns."""
+"""Rules: patterns of words against a slow reference, exceptions, JSON fields, digests, hostile input."""
 
+import json
 import re
 
 import pytest
@@ -7,15 +8,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgers.oracle.base import OTHER, RESERVED, label
-from edgers.oracle.rules import Rules, matches
+from edgers.oracle.json_field import read_field
+from edgers.oracle.pattern import Pattern, spelled
+from edgers.oracle.rules import Rules
 from edgers_engines import manifest
 from edgers_engines.errors import InputError
+from edgers_engines.records import dump, parse
 from edgers_engines.vlm import Answer, Status
 
 
-def rules(*pairs, name="test"):
+def rules(*triples, field=None):
+    """An oracle of rules (pattern, label) or (pattern, label, exceptions)."""
     return Rules(
-        manifest.Rules(name=name, rules=tuple(manifest.Rule(pattern=one, label=to) for one, to in pairs))
+        manifest.Rules(
+            name="test",
+            rules=tuple(
+                manifest.Rule(pattern=pattern, label=label, unless=tuple(*unless))
+                for pattern, label, *unless in triples
+            ),
+            field=field,
+        )
     )
 
 
@@ -74,28 +86,12 @@ def slow_reference(pattern, words):
     st.lists(st.sampled_from(["a", "b", "*"]), max_size=6), st.lists(st.sampled_from(["a", "b"]), max_size=8)
 )
 def test_matching_agrees_with_a_slow_reference(pattern, words):
-    assert matches(pattern, words) == slow_reference(pattern, words)
-
-
-class Counted(list):
-    """A list that counts how often an element of it is looked at."""
-
-    looks = 0
-
-    def __getitem__(self, index):
-        self.looks += 1
-        return super().__getitem__(index)
-
-
-def test_a_hostile_pattern_looks_at_each_word_once_for_each_of_its_parts():
-    pattern, words = ["*", "a"] * 50 + ["b"], Counted(["a"] * 2000)
-    assert not matches(pattern, words)
-    assert words.looks <= len(pattern) * len(words)
+    assert Pattern(" ".join(pattern)).matches(spelled(words)) == slow_reference(pattern, words)
 
 
 def test_a_hostile_pattern_on_a_long_text_comes_to_an_answer():
-    assert not matches_text("* a " * 100 + "b", "a " * 5000)
-    assert matches_text("* a " * 100 + "*", "a " * 5000)
+    assert not matches_text("* a " * 200 + "b", "a " * 50_000)
+    assert matches_text("* a " * 200 + "*", "a " * 50_000)
 
 
 # --- rules --------------------------------------------------------------------------------------------------
@@ -134,22 +130,222 @@ def test_answers_that_did_not_complete_are_labelled_without_asking_the_rules():
     assert label(oracle, answers) == ["left", "FAILED", "right", "UNDECIDED"]
 
 
+# --- exceptions ---------------------------------------------------------------------------------------------
+
+REFUSALS = (
+    ("* harmful *", "harmful", ("* not harmful *", "* isn't harmful *")),
+    ("* not harmful *", "harmless"),
+    ("* harmless *", "harmless"),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("This is harmful.", "harmful"),
+        ("HARMFUL!", "harmful"),
+        ("This is not harmful.", "harmless"),
+        ("Not harmful", "harmless"),
+        ("It isn't harmful", OTHER),
+        ("It isn\u2019t harmful", OTHER),
+        ("harmless", "harmless"),
+        ("not at all harmful", "harmful"),
+        ("It is not harmful in itself; used so it is harmful.", "harmless"),
+        ("", OTHER),
+    ],
+)
+def test_an_exception_keeps_a_negation_from_being_read_as_what_it_denies(text, expected):
+    assert rules(*REFUSALS).classify_text(text) == expected
+
+
+def test_an_exception_is_of_its_own_rule_only():
+    oracle = rules(("a *", "first", ["* b"]), ("* b", "second", ["* c *"]), ("*", "third"))
+    assert oracle.classify_texts(["a x", "a b", "a c b", "a b c"]) == ["first", "second", "third", "first"]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from(["a", "b", "*"]), min_size=1, max_size=4), min_size=1, max_size=4),
+    st.lists(st.sampled_from(["a", "b"]), max_size=6),
+)
+def test_a_rule_matches_what_its_pattern_matches_and_no_exception(patterns, words):
+    pattern, *unless = (" ".join(parts) for parts in patterns)
+    expected = slow_reference(patterns[0], words) and not any(slow_reference(p, words) for p in patterns[1:])
+    oracle = rules((pattern, "yes", unless))
+    assert (oracle.classify_text(" ".join(words)) == "yes") == expected
+
+
+# --- a field of JSON ----------------------------------------------------------------------------------------
+
+ACTIONS = (("left *", "left"), ("right *", "right"), ("true", "yes"), ("*", "else"))
+GOOD = '{"action": "left"}'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(GOOD, "left", id="an object"),
+        pytest.param(' \n{ "action" :\n"right" }\n', "right", id="blanks"),
+        pytest.param(f"```json\n{GOOD}\n```", "left", id="a code block"),
+        pytest.param(f"Certainly. I would choose: {GOOD} (right is blocked)", "left", id="prose around it"),
+        pytest.param('{"why": "right is blocked", "action": "left"}', "left", id="another field"),
+        pytest.param('{"action": "Left, now!"}', "left", id="the pattern language, in the value"),
+        pytest.param(r'{"action": "l\u0065ft"}', "left", id="an escape"),
+        pytest.param('{"why": "a } or { in a text", "action": "left"}', "left", id="braces in a text"),
+        pytest.param(
+            '{"why": ["no", {"action": "right"}], "action": "left"}', "left", id="the outermost one"
+        ),
+        pytest.param('{"p": 0.5, "n": -1, "none": null, "action": "left"}', "left", id="numbers beside it"),
+        pytest.param('{"action": true}', "yes", id="true is a word"),
+        pytest.param('{"action": false}', "else", id="false is a word"),
+        pytest.param('{"action": ""}', "else", id="an empty text is a text"),
+        pytest.param(f"[{GOOD}]", "left", id="the one object of a list"),
+        pytest.param('{"x": 1e999, "action": "left"}', "left", id="a number beyond floats, elsewhere"),
+        pytest.param('{"n": %s, "action": "left"}' % ("9" * 9_999), "left", id="a number of many digits"),
+        pytest.param('{"why": "%s", "action": "left"}' % ("a" * 1_000_000), "left", id="a megabyte of text"),
+        pytest.param('{"action": "left%s"}' % (" now" * 250_000), "left", id="a megabyte of value"),
+        pytest.param("left", OTHER, id="no object"),
+        pytest.param("", OTHER, id="nothing"),
+        pytest.param('{"Action": "left"}', OTHER, id="a field of another case"),
+        pytest.param('{"move": "left"}', OTHER, id="a missing field"),
+        pytest.param('{"why": {"action": "left"}}', OTHER, id="the field further in"),
+        pytest.param('{"action": 1}', OTHER, id="a number"),
+        pytest.param('{"action": null}', OTHER, id="null"),
+        pytest.param('{"action": ["left"]}', OTHER, id="a list"),
+        pytest.param('{"action": {"is": "left"}}', OTHER, id="an object as value"),
+        pytest.param('{"action": NaN}', OTHER, id="NaN"),
+        pytest.param('{"p": NaN, "action": "left"}', OTHER, id="NaN elsewhere"),
+        pytest.param('{"p": -Infinity, "action": "left"}', OTHER, id="Infinity elsewhere"),
+        pytest.param(f"{GOOD} {GOOD}", OTHER, id="two objects that agree"),
+        pytest.param(f'{GOOD}\n{{"action": "right"}}', OTHER, id="two objects"),
+        pytest.param(f'[{GOOD}, {{"action": "right"}}]', OTHER, id="a list of two"),
+        pytest.param(f'{GOOD}, {{"action": "ri', OTHER, id="a second object that is cut off"),
+        pytest.param(f"in {{braces}}: {GOOD}", OTHER, id="braces before it"),
+        pytest.param(f"{GOOD} }}", OTHER, id="a brace behind it"),
+        pytest.param(f"}} {GOOD}", OTHER, id="a brace in front"),
+        pytest.param('{"action": "left", "action": "right"}', OTHER, id="a key twice"),
+        pytest.param('{"action": "left", "action": "left"}', OTHER, id="a key twice, alike"),
+        pytest.param(r'{"action": "left", "\u0061ction": "right"}', OTHER, id="a key twice, once escaped"),
+        pytest.param('{"x": {"a": 1, "a": 1}, "action": "left"}', OTHER, id="a key twice, further in"),
+        pytest.param('{"action": "left"', OTHER, id="cut off"),
+        pytest.param('"action": "left"}', OTHER, id="the beginning cut off"),
+        pytest.param("{'action': 'left'}", OTHER, id="Python, not JSON"),
+        pytest.param('{"action": "left",}', OTHER, id="a comma too many"),
+        pytest.param('{"action": "left" /* sure */}', OTHER, id="a comment"),
+        pytest.param('{"action": "left\n"}', OTHER, id="a line end inside a text"),
+        pytest.param(r"{\"action\": \"left\"}", OTHER, id="escaped as a whole"),
+        pytest.param(r'{"action": "left \ud800"}', OTHER, id="a lone surrogate, escaped"),
+        pytest.param('{"action": "left \ud800"}', OTHER, id="a lone surrogate"),
+        pytest.param('{"x": %s, "action": "left"}' % ("[" * 99 + "]" * 99), "left", id="nested 99 times"),
+        pytest.param('{"x": %s, "action": "left"}' % ("[" * 100 + "]" * 100), OTHER, id="nested 100 times"),
+        pytest.param('{"x": %s}' % ("[" * 10**6), OTHER, id="nested a million times"),
+        pytest.param('{"a":' * 10**5 + "1" + "}" * 10**5, OTHER, id="objects in objects"),
+        pytest.param("{" * 10**6, OTHER, id="a million braces"),
+        pytest.param("{" + "} " * 10**6 + "{", OTHER, id="a million closing braces"),
+    ],
+)
+def test_a_field_is_read_where_there_is_one_plain_object_and_nothing_is_guessed(text, expected):
+    assert rules(*ACTIONS, field="action").classify_text(text) == expected
+
+
+def test_rules_with_a_field_keep_to_it():
+    oracle = rules(("left", "left"), field="action")
+    assert oracle.classify_texts(["left", '{"why": "left"}', GOOD]) == [OTHER, OTHER, "left"]
+
+
+@settings(deadline=None)
+@given(st.text(), st.text(alphabet='{}"`: n'), st.text(alphabet='{}"`: n'))
+def test_a_value_that_is_read_is_the_one_that_was_written(value, before, after):
+    written = json.dumps({"x": value}, ensure_ascii=False)
+    read = read_field(before + written + after, "x")
+    assert read == (None if re.search("[{}]", before + after) else value)
+
+
+# --- digests and bounds -------------------------------------------------------------------------------------
+
 BASE = (("left *", "left"), ("right *", "right"))
 
 
 @pytest.mark.parametrize(
-    ("other", "equal"),
+    ("other", "field", "equal"),
     [
-        pytest.param(BASE, True, id="the same rules"),
-        pytest.param(BASE[::-1], False, id="another order"),
-        pytest.param((("left *", "left"), ("right", "right")), False, id="another pattern"),
-        pytest.param((("left *", "left"), ("right *", "Right")), False, id="another label"),
-        pytest.param(BASE[:1], False, id="a rule less"),
-        pytest.param((*BASE, BASE[0]), False, id="a rule twice"),
+        pytest.param(BASE, None, True, id="the same rules"),
+        pytest.param(tuple((*rule, ()) for rule in BASE), None, True, id="no exceptions, said so"),
+        pytest.param(BASE[::-1], None, False, id="another order"),
+        pytest.param((("left *", "left"), ("right", "right")), None, False, id="another pattern"),
+        pytest.param((("left *", "left"), ("right *", "Right")), None, False, id="another label"),
+        pytest.param(BASE[:1], None, False, id="a rule less"),
+        pytest.param((*BASE, BASE[0]), None, False, id="a rule twice"),
+        pytest.param((("left *", "left", ["* no"]), BASE[1]), None, False, id="an exception"),
+        pytest.param(BASE, "action", False, id="a field"),
     ],
 )
-def test_digests_are_equal_exactly_when_the_rules_are(other, equal):
-    assert (rules(*BASE).record.sha256 == rules(*other).record.sha256) == equal
+def test_digests_are_equal_exactly_when_the_rules_are(other, field, equal):
+    assert (rules(*BASE).record.sha256 == rules(*other, field=field).record.sha256) == equal
+
+
+def test_exceptions_and_fields_have_digests_of_their_own():
+    made = [rules(*BASE, field=field).record.sha256 for field in (None, "action", "Action")] + [
+        rules(("left *", "left", unless), BASE[1]).record.sha256
+        for unless in (["a"], ["b"], ["a", "b"], ["b", "a"], ["a b"])
+    ]
+    assert len(set(made)) == len(made)
+
+
+def test_rules_from_before_exceptions_and_fields_keep_their_digest(demo_bundle):
+    digest = "e842cc6dff269f878ce3744dd3c92ff901cc8374ba713481c8c9b6d5e7fb2bc0"
+    assert Rules(demo_bundle.manifest.oracles[0]).record.sha256 == digest
+
+
+def test_what_is_not_used_is_not_written():
+    text = b'{"kind":"rules","name":"a","rules":[{"pattern":"*","label":"x"}]}'
+    found = parse(text, manifest.Rules)
+    assert json.loads(dump(found)) == json.loads(text)
+    assert parse(dump(found), manifest.Rules) == found
+
+
+def definition(count=1, field=None, **rule):
+    """JSON of rules that are all alike."""
+    made = {"kind": "rules", "name": "a", "rules": [{"pattern": "*", "label": "x", **rule}] * count}
+    return json.dumps(made | ({} if field is None else {"field": field})).encode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        definition(count=1000),
+        definition(pattern="a" * 1000),
+        definition(unless=["a"] * 100),
+        definition(count=100, pattern="a" * 1000),
+        definition(count=10, pattern="a" * 100, unless=["a" * 990] * 10),
+        definition(field="f" * 100),
+    ],
+)
+def test_the_largest_rules_are_accepted(text):
+    assert Rules(parse(text, manifest.Rules))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (definition(count=1001), "length <= 1000.*rules"),
+        (definition(pattern="a" * 1001), "length <= 1000.*pattern"),
+        (definition(pattern=""), "length >= 1.*pattern"),
+        (definition(unless=["a"] * 101), "length <= 100.*unless"),
+        (definition(unless=["a" * 1001]), "length <= 1000.*unless"),
+        (definition(unless=[""]), "length >= 1.*unless"),
+        (definition(unless="a"), "Expected `array`.*unless"),
+        (definition(unless=[1]), "Expected `str`.*unless"),
+        (definition(count=101, pattern="a" * 1000), "the patterns of a have 101000 letters"),
+        (definition(count=11, pattern="a" * 100, unless=["a" * 990] * 10), "have 110000 letters"),
+        (definition(field=""), "length >= 1.*field"),
+        (definition(field="f" * 101), "length <= 100.*field"),
+        (definition(field=1), "Expected `str.*field"),
+    ],
+)
+def test_rules_beyond_the_bounds_are_refused(text, said):
+    with pytest.raises(ValueError, match=said):
+        parse(text, manifest.Rules)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 
 import onnx
 import pytest
 from safetensors.torch import load_file, save_file
 
+from edgers import cli
 from edgers_engines.bundle import Bundle
 from edgers_engines.errors import InputError
 from edgers_export import bundle as exporter
@@ -205,3 +207,31 @@ def drop(folder, name):
 def edit(path, **changes):
     """Change fields of a JSON file."""
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_rules_in_files_become_oracles_and_those_never_reached_are_told(
+    miniature_checkpoint, tmp_path, monkeypatch, capsys
+):
+    names = ("first", "second")
+    for name in names:
+        rules = [{"pattern": "*", "label": name}, {"pattern": "left *", "label": "left", "unless": ["* no"]}]
+        text = json.dumps({"kind": "rules", "name": name, "rules": rules, "field": "action"})
+        (tmp_path / f"{name}.json").write_text(text)
+    files = [part for name in names for part in ("--rules", str(tmp_path / f"{name}.json"))]
+    monkeypatch.setattr(
+        sys, "argv", ["edgers", "export", str(miniature_checkpoint), "--out", str(tmp_path / "out"), *files]
+    )
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    told = capsys.readouterr()
+    assert stop.value.code == 0, told
+    oracles = Bundle.load(tmp_path / "out").manifest.oracles
+    assert [(oracle.name, oracle.field, oracle.rules[1].unless) for oracle in oracles] == [
+        (name, "action", ("* no",)) for name in names
+    ]
+    warnings = [line for line in told.err.splitlines() if "warning" in line]
+    assert warnings == [
+        f"edgers: warning: oracle {name}, rule 2 'left *' → left: never reached, "
+        "all its texts are taken by rule 1"
+        for name in names
+    ]
