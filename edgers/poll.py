@@ -94,7 +94,7 @@ class Poll:
             votes.update(self._labels(chunk, next_chunk))
             self._progress(chunk.rows)
         if votes[FAILED] and votes[FAILED] == votes.total():
-            raise self._failure or BackendError("every sample gave numbers that are not finite")
+            raise self._failure or BackendError(f"every sample {self._fault()}")
         return dict(votes)
 
     def finish(self) -> None:
@@ -105,6 +105,14 @@ class Poll:
     def most_frequent(self) -> dict[str, int]:
         """How often the most frequent texts were generated, at most five of them."""
         return dict(self._texts.most_common(TEXTS))
+
+    def _fault(self) -> str:
+        oracle = self._oracle
+        if oracle.failure is None:
+            return "gave numbers that are not finite"
+        return (
+            f"failed: the {oracle.record.kind} {oracle.record.name!r} could not be asked ({oracle.failure})"
+        )
 
     def _chunks(self, stream: Stream, samples: int, first: int = 0) -> Iterator[Chunk]:
         for done in range(0, samples, self._question.rows):

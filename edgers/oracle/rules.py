@@ -27,6 +27,7 @@ class Rules:
 
     constraint = None
     max_new_tokens = None
+    failure = None
 
     def __init__(self, rules: manifest.Rules) -> None:
         classes = tuple(dict.fromkeys(rule.label for rule in rules.rules))
