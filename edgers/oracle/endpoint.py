@@ -150,7 +150,7 @@ class Client:
                 response = connection.getresponse()
                 body = response.read(MAX_RESPONSE + 1, decode_content=False)
                 if len(body) <= MAX_RESPONSE:
-                    response.read(1)  # at its end, which raises where fewer bytes came than were announced
+                    response.read(1, decode_content=False)  # raises where fewer bytes came than announced
             except self._errors as error:
                 if not ended.is_set():
                     raise self._broken(error) from None

@@ -21,7 +21,7 @@ from edgers.oracle.named import open_defined
 from edgers.verify import replay, verify
 from edgers_engines.errors import BackendError, InputError
 from edgers_engines.vlm import Answer, Status
-from tests.edgers.judge_server import decides, prompts_of, says, sends, serving
+from tests.edgers.judge_server import completion, decides, prompts_of, says, sends, serving
 
 CLASSES = ("harmless", "harmful")
 INSTRUCTIONS = "Is this harmful? <<{text}>> Say harmless or harmful."
@@ -349,27 +349,24 @@ def test_a_judge_that_changed_its_mind_does_not_replay(action, server, demo_bund
 
 
 def test_failed_judgements_count_against_the_class(action, server, demo_bundle, hard_frame, seed):
-    """The same samples twice; the second time the server fails on one answer of the winning class."""
+    """The same samples twice; the second time the server fails on all answers but the most frequent."""
     certifier = Certifier(demo_bundle, sigma=0.5, samples=60)
 
     def certify():
         return certifier.certify(hard_frame, demo.PROMPT, oracle=str(action), seed=seed)
 
+    server.respond = says("left")
     before = certify()
-    label = before.label
-    votes = before.votes.certification
-    assert 0 < votes[label] < 60, "all samples alike would hide a vote that went elsewhere"
-    common, *_, rare = (text for text in before.answers if text.startswith(label))
-    assert common != rare
-    lost = READS.replace("{text}", rare)
-    well = decides(first_word)
-    server.respond = lambda handler: (
-        sends(b"{}", status=400)(handler) if handler.asked.prompt == lost else well(handler)
-    )
+    assert before.votes.certification["left"] == 60
+    frequent = READS.replace("{text}", next(iter(before.answers)))
+    server.respond = lambda handler: sends(
+        completion("left"), status=200 if handler.asked.prompt == frequent else 400
+    )(handler)
     after = certify()
-    assert after.label == label
-    assert after.votes.certification[FAILED] > 0
-    assert after.votes.certification[label] + after.votes.certification[FAILED] == votes[label]
+    votes = after.votes.certification
+    assert after.label == "left"
+    assert votes[FAILED] > 0
+    assert votes["left"] + votes[FAILED] == 60
     assert after.q_lower < before.q_lower
     verify(after)
 
