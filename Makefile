@@ -54,7 +54,7 @@ $(FULL)/.installed: pyproject.toml
 	@echo "installing everything into $(FULL): some minutes"
 	$(PYTHON) -m venv $(FULL)
 	$(FULL)/bin/python -m pip install --quiet torch==2.13.0
-	$(FULL)/bin/python -m pip install --quiet -e '.[cpu,plot,export,dev]'
+	$(FULL)/bin/python -m pip install --quiet -e '.[cpu,plot,judge,export,dev]'
 	touch $@
 
 # What the wheel test installs from, so that the test itself needs no network.

@@ -30,10 +30,11 @@ from edgers.noise_ahead import Chunk, NoiseAhead
 from edgers.oracle.base import OTHER, Oracle
 from edgers.oracle.choices import Choices, choices_record
 from edgers.poll import Poll
+from edgers_engines.generation import _Row
 from edgers_engines.image import CameraImage, prepare
 from edgers_engines.noise import Stream, to_lattice
 from edgers_engines.onnxruntime import OnnxRuntimeBackend
-from edgers_engines.vlm import Answer, Question, VisionLanguageModel, _Row
+from edgers_engines.vlm import Answer, Question, VisionLanguageModel
 
 SAMPLES = int(os.environ.get("SAMPLES", "100"))
 ROUNDS = int(os.environ.get("ROUNDS", "7"))
@@ -45,7 +46,7 @@ class FreeText:
     """An oracle without a constraint."""
 
     record = choices_record(("none",))
-    constraint = None
+    constraint = failure = None
 
     def __init__(self, max_new_tokens: int | None) -> None:
         self.max_new_tokens = max_new_tokens

@@ -80,14 +80,21 @@ def advice(certificate: Certificate) -> list[str]:
             "gives a larger one."
         )
     if c.timings_ms.get("oracle", 0) > c.timings_ms.get("model", 0):
-        said.append(
-            "The oracle takes longer than the model: a faster oracle would speed certification up most."
-        )
+        said.append(f"The oracle takes longer than the model: {_faster(c)}")
     if c.seed_source == "given":
         said.append(
             "The seed was chosen, not drawn: this repeats a run, but convinces nobody who doubts the choice."
         )
     return said
+
+
+def _faster(c: Certificate) -> str:
+    if c.oracle.kind != "judge":
+        return "a faster oracle would speed certification up most."
+    return (
+        f"the judge {c.oracle.name!r} is what to speed up. Let a student learn from it, with "
+        "`edgers distill --teacher JUDGE.json`, and certify with the student."
+    )
 
 
 def _abstention(c: Certificate) -> str:

@@ -11,6 +11,7 @@ from edgers_engines.records import Record
 
 _ALWAYS = "Assumes noise that is independent of the image and between samples, and a fixed labelling"
 _RECORDED = ": bundle, prompt, decoding and oracle as recorded here"
+_JUDGED = "; asked about a text, the judge says the same whenever, how often and after what it is asked"
 _COUNTS = ("errors", "total", "correct", "audited", "counts")
 
 
@@ -23,12 +24,13 @@ class Assumption(Record, frozen=True, kw_only=True):
     sentence: str
 
 
-def assumption(mode: Mode, *, recorded: bool = True) -> Assumption:
+def assumption(mode: Mode, *, recorded: bool = True, judged: bool = False) -> Assumption:
     """The record of a mode: the same for numbers of any type, a list or a tuple, numpy's or Python's.
 
     Args:
         mode: what is claimed, and what it assumes.
         recorded: whether the labelling is recorded beside it, as in a certificate.
+        judged: whether a language model labels, which need not be a fixed map.
     """
     given = {name: getattr(mode, name) for name in parameters(MODES[mode.name])}
     counts = {name: _whole(given.pop(name)) for name in _COUNTS if name in given}
@@ -37,7 +39,8 @@ def assumption(mode: Mode, *, recorded: bool = True) -> Assumption:
         mode=mode.name,
         parameters=rates,
         calibration=counts or None,
-        sentence=f"{make(mode.name, **rates, **counts).sentence} {_ALWAYS}{_RECORDED if recorded else ''}.",
+        sentence=f"{make(mode.name, **rates, **counts).sentence} {_ALWAYS}{_RECORDED * recorded}"
+        f"{_JUDGED * judged}.",
     )
 
 

@@ -156,6 +156,14 @@ class Poll:
         """How often the most frequent texts were generated, at most five of them."""
         return dict(self._texts.most_common(TEXTS))
 
+    def _fault(self) -> str:
+        oracle = self.oracle
+        if oracle.failure is None:
+            return "gave numbers that are not finite"
+        return (
+            f"failed: the {oracle.record.kind} {oracle.record.name!r} could not be asked ({oracle.failure})"
+        )
+
     def _chunks(self, stream: Stream, samples: int, first: int = 0) -> Iterator[Chunk]:
         for done in range(0, samples, self._question.rows):
             yield Chunk(stream, first + done, min(self._question.rows, samples - done))
@@ -173,7 +181,7 @@ class Poll:
 
     def _checked(self, votes: Counter[str]) -> Votes:
         if votes[FAILED] and votes[FAILED] == votes.total():
-            raise self._failure or BackendError("every sample gave numbers that are not finite")
+            raise self._failure or BackendError(f"every sample {self._fault()}")
         return dict(votes)
 
     def _answers(self, chunk: Chunk, following: Chunk | None) -> list[Answer]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Literal, get_args
 
-from edgers.oracle.base import RESERVED
+from edgers.oracle.base import FAILED, RESERVED
 from edgers.smoothing.batched import spending_boundary
 from edgers.smoothing.bounds import (
     MAX_SAMPLES,
@@ -190,7 +190,7 @@ class Rule:
     def _conclude_pairwise(self, label: str, votes: Mapping[str, int]) -> Conclusion:
         if sum(votes.values()) != self.samples:
             return Conclusion(0.0, 0.0, certified=False, radius=None)
-        lower, upper = pairwise_bounds([*votes.values()], [*votes].index(label), self.alpha)
+        lower, upper = pairwise_bounds([*_worst(label, votes).values()], [*votes].index(label), self.alpha)
         p_lower = lower.minus(self.total_variation)
         p_upper = self._raised(upper)
         radius = pairwise_radius(p_lower, p_upper, self.sigma)
@@ -233,6 +233,15 @@ class Rule:
             )
         alpha = self.mode.vote_alpha(self.alpha)
         return _boundary(self.method, self._threshold.value, alpha, self.samples, every)
+
+
+def _worst(label: str, votes: Mapping[str, int]) -> dict[str, int]:
+    """The votes, had every sample that failed been of the strongest rival: nobody knows what it was."""
+    failed = votes.get(FAILED, 0)
+    if not failed:
+        return {**votes}
+    strongest = max((name for name in votes if name not in {label, FAILED}), key=lambda name: votes[name])
+    return {**votes, FAILED: 0, strongest: votes[strongest] + failed}
 
 
 @lru_cache(maxsize=8)  # `verify` asks for the one that `certify` used, a robot for the same at every frame

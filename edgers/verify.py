@@ -18,11 +18,12 @@ from edgers.ending import CANCELLED, FROM_OUTSIDE, ONE_PART, ending
 from edgers.oracle.base import RESERVED, UNDECIDED, winner
 from edgers.oracle.choices import choices_record
 from edgers.oracle.clusters import is_name
+from edgers.oracle.named import open_defined
 from edgers.poll import Progress
 from edgers.rule import Rule
 from edgers.smoothing.oracle_error import Audit
 from edgers_engines.bundle import Bundle
-from edgers_engines.engine import open_backend
+from edgers_engines.engine import Backend, open_backend
 from edgers_engines.errors import InputError
 from edgers_engines.image import CameraImage, operator_norm
 from edgers_engines.noise import SAMPLERS, check_sigma, total_variation_bound
@@ -71,7 +72,8 @@ def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
     negative = min(0, *selection.values(), *votes.values())  # which a file cannot hold, but an object can
     yield "the least count of votes", negative, 0
     yield "label", c.label, winner(selection, c.oracle.classes)
-    yield "assumption", c.assumption, assumption(mode_of(c.assumption))
+    judged = c.oracle.kind == "judge"
+    yield "assumption", c.assumption, assumption(mode_of(c.assumption), judged=judged)
     counted = c.accounting
     yield "accounting", counted, accounting(counted.kind, counted.total_alpha, counted.number)
     yield "alpha", c.alpha, counted.alpha
@@ -128,6 +130,7 @@ def replay(
     image: str | Path | None = None,
     *,
     beside: Path | None = None,
+    oracle: Path | None = None,
     progress: Progress = lambda _samples: None,
 ) -> Certificate:
     """Run the model again from the certificate's seed and compare the votes.
@@ -137,13 +140,14 @@ def replay(
         bundle: the bundle it names.
         image: where the image is now; where the certificate says unless given.
         beside: the certificate's folder, where an image that moved with it is looked for.
+        oracle: the file that defines the certificate's oracle, if the bundle does not.
         progress: called with the number of samples done since the last call.
 
     Returns:
         The certificate of the second run.
 
     Raises:
-        CertificateError: another bundle, another image, or other votes.
+        CertificateError: another bundle, image or oracle, or other votes.
     """
     c = certificate
     if bundle.digest != c.bundle_digest:
@@ -163,6 +167,8 @@ def replay(
         progress(samples)
 
     try:
+        backend = open_backend(c.engine.backend, device=c.engine.device, threads=_threads(c))
+        name = _find_oracle(c, bundle, oracle, backend)
         certifier = Certifier(
             bundle,
             sigma=c.sigma,
@@ -174,7 +180,7 @@ def replay(
             mode=mode_of(c.assumption),
             floor=c.floor,
             batch_size=c.look_every or c.batch_size,
-            backend=open_backend(c.engine.backend, device=c.engine.device, threads=_threads(c)),
+            backend=backend,
         )
         # Less memory may have made the chunks smaller than what lies between two looks.
         certifier.batch_size = min(certifier.batch_size, c.batch_size)
@@ -182,7 +188,7 @@ def replay(
             camera,
             c.prompt,
             choices=choices,
-            oracle=None if choices else c.oracle.name,
+            oracle=None if choices else name,
             seed=c.seed,
             guard=c.margin.guard,
             part=c.part,
@@ -205,6 +211,29 @@ def _short(value: object) -> str:
 def _threads(c: Certificate) -> int:
     """The certificate's, or as many as this machine has: votes do not depend on them."""
     return min(c.threads, len(os.sched_getaffinity(0)))
+
+
+def _find_oracle(c: Certificate, bundle: Bundle, path: Path | None, backend: Backend) -> str:
+    """What `Certifier.certify` finds the certificate's oracle by.
+
+    Raises:
+        CertificateError: it is in a file that was not given, or the file defines another one.
+        InputError: the file cannot be read.
+    """
+    if path is None:
+        known = {definition.name for definition in bundle.manifest.oracles}
+        if c.oracle.kind != "choices" and (c.oracle.kind == "judge" or c.oracle.name not in known):
+            raise CertificateError(
+                f"the bundle has no oracle {c.oracle.name!r}: give the file that defines it with --oracle"
+            )
+        return c.oracle.name
+    found = open_defined(path, backend).record
+    if found != c.oracle:
+        raise CertificateError(
+            f"{path} defines the {found.kind} {found.name!r}, {found.sha256[:16]}..., but the certificate's "
+            f"oracle is the {c.oracle.kind} {c.oracle.name!r}, {c.oracle.sha256[:16]}...: give its own file"
+        )
+    return str(path)
 
 
 def _find_image(c: Certificate, image: str | Path | None, beside: Path | None) -> Path:

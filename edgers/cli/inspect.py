@@ -110,8 +110,8 @@ def _oracle(oracle: Rules | Classifier | Clusters) -> str:
         same, different = oracle.same, oracle.different
         return (
             f"clusters of texts with a cosine above {oracle.threshold:g}, as {same.matching} of {same.pairs} "
-            f"held-out pairs of one label have and {different.matching} of {different.pairs} of two; texts "
-            f"of up to {oracle.max_tokens} tokens"
+            f"held-out pairs of one label have, and {different.matching} of {different.pairs} of two; texts of "
+            f"up to {oracle.max_tokens} tokens"
         )
     images = sum(each.count for each in oracle.calibration)
     return (

@@ -71,7 +71,9 @@ def question_options(command: Command) -> Command:
             help="Noise, where pixel values span [0, 1]; above 0, at most 1.7. Try 0.25.",
         ),
         click.option(
-            "--oracle", help="An oracle of the bundle that reads free answers; see `edgers inspect`."
+            "--oracle",
+            help="What reads free answers: an oracle of the bundle (see `edgers inspect`), or a .json file "
+            "that defines rules or a judge.",
         ),
         click.option("--choices", help="Allowed answers, as in left,right,stop; each is a class."),
         click.option("--prompt", required=True, help="The question."),

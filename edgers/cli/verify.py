@@ -16,9 +16,16 @@ from edgers_engines.errors import InputError
 @click.option("--replay", "with_replay", is_flag=True, help="Run the model again and compare the votes.")
 @bundle_option
 @click.option("--image", type=PATH, help="Where the image is now, for --replay.")
+@click.option("--oracle", type=PATH, help="The .json file that defines the oracle, for --replay.")
 @json_option
 def command(
-    *, path: Path, with_replay: bool, bundle_path: Path | None, image: Path | None, as_json: bool
+    *,
+    path: Path,
+    with_replay: bool,
+    bundle_path: Path | None,
+    image: Path | None,
+    oracle: Path | None,
+    as_json: bool,
 ) -> int:
     """Check a certificate.
 
@@ -31,6 +38,8 @@ def command(
 
     if image is not None and not with_replay:
         raise InputError("--image goes with --replay: without it no image is looked at")
+    if oracle is not None and not with_replay:
+        raise InputError("--oracle goes with --replay: without it no answer is read")
 
     certificate = Certificate.load(path)
     verify(certificate)
@@ -39,7 +48,7 @@ def command(
 
         bundle = load_bundle(bundle_path)
         with progress_bar("replay", certificate.samples_spent) as progress:
-            replay(certificate, bundle, image, beside=path.parent, progress=progress)
+            replay(certificate, bundle, image, beside=path.parent, oracle=oracle, progress=progress)
     if as_json:
         print_json(
             {

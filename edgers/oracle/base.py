@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -26,6 +27,17 @@ class OracleRecord(Record, frozen=True, kw_only=True):
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an oracle could not be asked about one answer."""
+
+    reason: str
+
+
+# Who an oracle asks: a reply to each prompt, or why there is none.
+Complete = Callable[[Sequence[str]], Sequence[str | Failure]]
+
+
 class Oracle(Protocol):
     """A fixed map from answers to classes."""
 
@@ -40,6 +52,10 @@ class Oracle(Protocol):
     @property
     def max_new_tokens(self) -> int | None:
         """Longest answer the oracle needs; None for the bundle's own limit."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why the first answer that it could not be asked about failed; None where none did."""
 
     def classify(self, answers: Sequence[Answer]) -> list[str]:
         """One class, or OTHER, for each complete answer; FAILED where the oracle itself failed."""

@@ -26,6 +26,8 @@ class Choices:
             cannot write or cannot tell apart.
     """
 
+    failure = None
+
     def __init__(self, names: Sequence[str], prompt: str, prompts: PromptEncoder, end_token: int) -> None:
         if isinstance(names, str):
             raise InputError(f"choices are a sequence of texts, not one text: {names!r}")
@@ -54,6 +56,11 @@ class Choices:
     def record(self) -> OracleRecord:
         """The choices in the order given."""
         return choices_record(tuple(self._names.values()))
+
+    @property
+    def tokens(self) -> tuple[tuple[int, ...], ...]:
+        """What each choice is written with, in the order given."""
+        return tuple(self._names)
 
     @property
     def constraint(self) -> Constraint:

@@ -17,6 +17,7 @@ class Classified:
 
     constraint = None
     max_new_tokens = None
+    failure = None
 
     def __init__(self, classifier: TextClassifier, manifest: Manifest) -> None:
         self._classifier, definition = classifier, classifier.record

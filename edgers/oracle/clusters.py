@@ -109,6 +109,7 @@ class Cluster:
 
     constraint = None
     max_new_tokens = None
+    failure = None
 
     def __init__(self, name: str, equivalence: Equivalence, representative: str | None) -> None:
         self._equivalence, self._representative = equivalence, representative

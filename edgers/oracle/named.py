@@ -9,8 +9,11 @@ from edgers.oracle.base import Freezing, Oracle, TextOracle
 from edgers.oracle.choices import Choices
 from edgers.oracle.classifier import Classified
 from edgers.oracle.clusters import Clusters, Embedding
-from edgers.oracle.definition import SUFFIX, read_definition
+from edgers.oracle.definition import SUFFIX, Endpoint, read_definition
+from edgers.oracle.definition import Judge as JudgeDefinition
+from edgers.oracle.judge import Judge
 from edgers.oracle.rules import Rules
+from edgers_engines.engine import Backend
 from edgers_engines.errors import InputError
 from edgers_engines.manifest import Classifier, Manifest
 from edgers_engines.manifest import Clusters as ClustersRecord
@@ -56,10 +59,10 @@ def open_text_oracle(model: VisionLanguageModel, name: str) -> TextOracle:
 
     Raises:
         InputError: there is none, its file cannot be read, or it has no classes of its own.
-        BackendError, BundleError: a classifier cannot be loaded.
+        BackendError, BundleError: a classifier or a judge's bundle cannot be loaded.
     """
     if name.endswith(SUFFIX):
-        return Rules(read_definition(Path(name)))
+        return open_defined(Path(name), model.backend)
     manifest = model.bundle.manifest
     known = {definition.name: definition for definition in manifest.oracles}
     if name not in known:
@@ -74,6 +77,29 @@ def open_text_oracle(model: VisionLanguageModel, name: str) -> TextOracle:
             "neither teach another oracle nor check it"
         )
     return Rules(definition)
+
+
+def open_defined(path: Path, backend: Backend | None = None) -> TextOracle:
+    """The oracle that a file defines.
+
+    Args:
+        path: the file.
+        backend: where a judge's bundle runs; ONNX Runtime on the CPU unless given.
+
+    Raises:
+        InputError: the file cannot be read, or what it says cannot be used.
+        BackendError, BundleError: a judge's bundle cannot be loaded.
+    """
+    definition = read_definition(path)
+    if not isinstance(definition, JudgeDefinition):
+        return Rules(definition)
+    if isinstance(definition.asks, Endpoint):
+        from edgers.oracle.endpoint import ask_endpoint
+
+        return Judge(definition, *ask_endpoint(definition.asks, definition.classes))
+    from edgers.oracle.local_bundle import ask_bundle
+
+    return Judge(definition, *ask_bundle(definition.asks, definition.classes, path.parent, backend))
 
 
 def _listed(manifest: Manifest) -> str:

@@ -33,6 +33,7 @@ class Rules:
 
     constraint = None
     max_new_tokens = None
+    failure = None
 
     def __init__(self, rules: manifest.Rules) -> None:
         check_classes(rules.classes)

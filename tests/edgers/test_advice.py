@@ -243,6 +243,17 @@ def test_an_oracle_slower_than_the_model_is_named_as_the_bottleneck(drawn, timin
     assert ("oracle takes longer than the model" in said) == told
 
 
+def test_a_judge_slower_than_the_model_is_named_with_the_way_to_do_without_it(drawn):
+    c = drawn(**{FIRST: 60})
+    judge = replace(c.oracle, kind="judge", name="harm")
+    slow = replace(c, oracle=judge, timings_ms={"model": 400.0, "oracle": 9000.0})
+    (said,) = advice(slow)
+    assert said.startswith("The oracle takes longer than the model: the judge 'harm' is")
+    assert "`edgers distill --teacher JUDGE.json`" in said
+    assert advice(replace(slow, timings_ms={"model": 9000.0, "oracle": 400.0})) == []
+    assert "distill" not in advice(replace(slow, oracle=c.oracle))[0]
+
+
 def test_a_chosen_seed_is_named_as_what_it_is(drawn):
     said = advice(replace(drawn(**{FIRST: 60}), seed_source="given"))
     assert said == [

@@ -86,6 +86,14 @@ def test_a_record_of_no_mode_is_a_value_error_and_no_other(mode, parameters, cal
         mode_of(record)
 
 
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+def test_of_a_judge_it_is_said_that_it_must_be_one_fixed_map(mode):
+    said = assumption(mode).sentence.removesuffix(".")
+    assert assumption(mode, judged=True).sentence == said + (
+        "; asked about a text, the judge says the same whenever, how often and after what it is asked."
+    )
+
+
 def test_a_number_in_the_wrong_place_makes_another_record():
     """Which `verify` then refuses."""
     record = Assumption(

@@ -104,6 +104,20 @@ def test_pairwise_compares_with_every_other_class_and_lowers_both_bounds():
     assert expected < pairwise_radius(lower, upper, SIGMA)
 
 
+def test_what_failed_counts_in_pairwise_for_the_strongest_rival():
+    """A judge may fail on one rival's texts alone: 30 of B and 30 failures may have been 60 of B."""
+    votes = {"A": 100, "B": 30, "C": 20, OTHER: 25, UNDECIDED: 0, FAILED: 30}
+    found = rule(samples=205, mode=Pairwise()).conclude("A", votes)
+    assert found == rule(samples=205, mode=Pairwise()).conclude("A", {**votes, "B": 60, FAILED: 0})
+    lower, upper = pairwise_bounds([100, 60, 20, 25, 0, 0], 0, ALPHA)
+    assert found.radius == pairwise_radius(lower, upper, SIGMA)
+    assert (
+        not rule(samples=205, mode=Pairwise())
+        .conclude("A", {**votes, "B": 90, FAILED: 15, OTHER: 0, "C": 0})
+        .certified
+    )
+
+
 # --- early --------------------------------------------------------------------------------------------------
 
 

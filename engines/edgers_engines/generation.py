@@ -1,0 +1,208 @@
+"""Generation: greedy decoding of many rows in lockstep, each of which is a function of itself alone.
+
+All rows of a batch are equally long, so there is no padding. The tokens before the image are the same for
+all rows: their keys and values are computed once. Rows that are finished leave the batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from edgers_engines import memory
+from edgers_engines.device import Buffer
+from edgers_engines.errors import InputError
+from edgers_engines.kv_cache import KVCache
+
+if TYPE_CHECKING:
+    from edgers_engines.vlm import VisionLanguageModel
+
+MAX_ROWS = 4096
+
+
+class Constraint(Protocol):
+    """Which answers are allowed; the choices of edgers.oracle implement it."""
+
+    def allowed(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """Token ids that may follow `tokens`; none when the answer is already determined."""
+
+
+class Status(Enum):
+    """How an answer came to its end."""
+
+    COMPLETE = "complete"
+    UNDECIDED = "undecided"  # a token led by less than rounding can explain
+    FAILED = "failed"  # a logit was NaN or infinite
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One row's answer.
+
+    `margin` is the smallest lead, in logits, that a chosen token had over the runner-up; infinite when no
+    token had a rival.
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+    status: Status
+    margin: float
+
+
+class Generation:
+    """Prompts of one length, ready to be answered. All memory is allocated here, once.
+
+    Whoever inherits from it writes the embeddings of what stands between shared prefix and answer into
+    `_block`, [rows, block, hidden], and calls `_share_prefix` once.
+
+    Args:
+        model: the loaded model.
+        block: positions of each prompt behind the shared prefix.
+        rows: the largest batch.
+        constraint: which answers are allowed; free text unless given.
+        guard: make an answer UNDECIDED when a token's lead is within the bundle's margin tolerance.
+        max_new_tokens: the bundle's unless given.
+
+    Raises:
+        InputError: the prompt leaves no room for an answer, or rows is below 1.
+        MemoryError: so many rows need more memory than there is.
+    """
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        block: int,
+        *,
+        rows: int,
+        constraint: Constraint | None,
+        guard: bool,
+        max_new_tokens: int | None,
+    ) -> None:
+        if not 1 <= rows <= MAX_ROWS:
+            raise InputError(f"the batch size is {rows}; it must lie between 1 and {MAX_ROWS}")
+        manifest = model.bundle.manifest
+        dimensions = manifest.dimensions
+        self._prefix_length = len(model.prompts.prefix)
+        limit = manifest.decoding.max_new_tokens if max_new_tokens is None else max_new_tokens
+        if limit < 1:
+            raise InputError(f"max_new_tokens is {limit}; it must be at least 1")
+        self.max_new_tokens = limit
+        # The last new token is chosen but never fed back, so it needs no position.
+        self._length = self._prefix_length + block + self.max_new_tokens - 1
+        if self._length > dimensions.max_length:
+            raise InputError(
+                f"the prompt needs {self._prefix_length + block} positions and the answer up to "
+                f"{self.max_new_tokens}; the model has {dimensions.max_length}: shorten the prompt"
+            )
+        self._length += -self._length % model.backend.device.alignment
+        memory.check(model.backend.device, manifest, rows, self._length)
+        self.rows = rows
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._model, self._constraint = model, constraint
+        self._tolerance = manifest.decoding.margin_tolerance if guard else None
+        self._end = manifest.decoding.end_tokens
+        dtype, device = manifest.activations, model.backend.device
+        self.device = device
+        self._block = device.empty((rows, block, dimensions.hidden), dtype)
+        self._token = device.empty((rows, 1, dimensions.hidden), dtype)
+        self._logits = device.empty((rows, dimensions.vocabulary), np.float32)
+        self._cache = KVCache(device, dimensions, rows, self._length, dtype)
+
+    def _answers(self, count: int) -> list[Answer]:
+        """Answer the first `count` rows of the block."""
+        rows = [_Row(slot) for slot in range(count)]
+        try:
+            self._generate(rows)
+        finally:
+            if any(row.status in (Status.FAILED, None) for row in rows):
+                self._cache.fill(0, self._prefix_length)  # or its NaNs would reach the next batch
+        return [self._answer(row) for row in rows]
+
+    def _generate(self, rows: list[_Row]) -> None:
+        with self._timed("prefill"):
+            logits = self._decode(self._block[: len(rows)], self._prefix_length)
+        with self._timed("decode"):
+            position = self._prefix_length + self._block.shape[1]
+            active = self._advance(rows, logits)
+            while active:
+                self._drop_finished(active, logits, position)
+                logits = self._step([row.tokens[-1] for row in active], position)
+                position += 1
+                active = self._advance(active, logits)
+
+    def _decode(self, embeddings: Buffer, position: int) -> Buffer:
+        logits = self._logits[: len(embeddings)]
+        self._model.decode(embeddings, position, self._length, self._cache, logits)
+        return logits
+
+    def _step(self, tokens: list[int], position: int) -> Buffer:
+        embeddings = self._token[: len(tokens)]
+        self._model.embed.run({"input_ids": np.array(tokens, np.int64)[:, None]}, {"embeddings": embeddings})
+        return self._decode(embeddings, position)
+
+    def _advance(self, rows: list[_Row], logits: Buffer) -> list[_Row]:
+        """Choose the next token of every row; return the rows that go on."""
+        constraint = self._constraint
+        allowed = None if constraint is None else [constraint.allowed(tuple(row.tokens)) for row in rows]
+        top = self.device.top(logits, allowed)
+        for row, token, margin, sound in zip(
+            rows, top.token.tolist(), top.lead.tolist(), top.finite.tolist(), strict=True
+        ):
+            if not sound:
+                row.status = Status.FAILED
+                continue
+            row.margin = min(row.margin, margin)
+            if self._tolerance is not None and margin <= self._tolerance:
+                row.status = Status.UNDECIDED
+            elif token in self._end:
+                row.status = Status.COMPLETE
+            else:
+                row.tokens.append(token)
+                if len(row.tokens) == self.max_new_tokens or self._determined(row):
+                    row.status = Status.COMPLETE
+        return [row for row in rows if row.status is None]
+
+    def _determined(self, row: _Row) -> bool:
+        return self._constraint is not None and not self._constraint.allowed(tuple(row.tokens))
+
+    def _drop_finished(self, active: list[_Row], logits: Buffer, position: int) -> None:
+        """Move the active rows to the front of the cache, where the next, smaller batch is."""
+        if len(active) < len(logits):
+            self._cache.keep([row.slot for row in active], self._prefix_length, position)
+            for slot, row in enumerate(active):
+                row.slot = slot
+
+    def _answer(self, row: _Row) -> Answer:
+        tokens = tuple(row.tokens)
+        return Answer(tokens, self._model.prompts.decode(tokens), row.status or Status.FAILED, row.margin)
+
+    def _share_prefix(self) -> None:
+        if self._prefix_length == 0:
+            return
+        self._decode(self._model.embeddings(self._model.prompts.prefix)[None], 0)
+        self._cache.share(self._prefix_length)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+
+@dataclass(slots=True)
+class _Row:
+    """An answer being written: `slot` is its row in the cache."""
+
+    slot: int
+    tokens: list[int] = field(default_factory=list)
+    status: Status | None = None
+    margin: float = float("inf")
