@@ -109,7 +109,7 @@ class Contender:
 def contenders(oracle: TextOracle | Clusters) -> Iterator[Contender]:
     """An oracle; and clusters once more as the paper makes them, which is unsound."""
     if isinstance(oracle, Clusters):
-        yield Contender(oracle.name, "clusters", partial(_frozen, oracle), None)
+        yield Contender(oracle.name, oracle.equivalence.kind, partial(_frozen, oracle), None)
         yield Contender(oracle.name, "clusters of the votes", partial(_unsound, oracle), None, sound=False)
     else:
         record = oracle.record
@@ -226,8 +226,8 @@ def _unsound(clusters: Clusters, frame: Frame) -> Verdict:
     texts = [answer.text for answer in frame.certification if answer.status is Status.COMPLETE]
     name, size = unsound_cluster(clusters.equivalence, texts, transitive=True) if texts else (OTHER, 0)
     votes = {**dict.fromkeys(RESERVED, 0), OTHER: len(frame.certification) - size, name: size}
-    last = clusters.equivalence.matches(name, texts[-1:])
-    return Verdict(name, votes, name if any(last) else OTHER)
+    (same,) = clusters.equivalence.matches(name, texts[-1:]) or [False]
+    return Verdict(name, votes, name if same else OTHER)
 
 
 def _votes(labels: Sequence[str], classes: Sequence[str]) -> dict[str, int]:

@@ -57,7 +57,7 @@ def meaning(certificate: Certificate) -> str:
         kept = f" to keep a probability of {c.floor}" if higher else ""
         return f"No class is certified{kept} for this image at this noise: act as if there were no answer."
     does = f"keeps a probability of at least {c.floor}" if higher else "wins the vote"
-    what = "What means the same as" if c.oracle.kind == "clusters" else "The class"
+    what = "What means the same as" if c.oracle.clusters else "The class"
     claim = f"{what} {c.label!r} {does} under noise"
     if not of_the_label(c.assumption.mode):
         share = f"a share of at least {c.floor} of the noise" if higher else "most of the noise"
@@ -89,7 +89,7 @@ def advice(certificate: Certificate) -> list[str]:
 
 
 def _faster(c: Certificate) -> str:
-    if c.oracle.kind != "judge":
+    if not c.oracle.judged:
         return "a faster oracle would speed certification up most."
     return (
         f"the judge {c.oracle.name!r} is what to speed up. Let a student learn from it, with "
@@ -103,7 +103,7 @@ def _abstention(c: Certificate) -> str:
             f"{c.stopped_because.capitalize()} after {c.samples_counted} of {c.n} samples: allow more time."
         )
     if c.label in RESERVED:
-        return _NO_CLUSTER if (c.label, c.oracle.kind) == (OTHER, "clusters") else _RESERVED_ADVICE[c.label]
+        return _NO_CLUSTER if c.label == OTHER and c.oracle.clusters else _RESERVED_ADVICE[c.label]
     if c.part is not None:
         return (
             f"This is part {c.part.number} of {c.part.of}, which proves nothing alone: `edgers merge` makes "

@@ -356,7 +356,7 @@ class Certifier:
             target_radius=rule.target_radius,
             look_every=rule.look_every,
             floor=rule.floor,
-            assumption=assumption(rule.mode, judged=judge.record.kind == "judge"),
+            assumption=assumption(rule.mode, judged=judge.record.judged),
             norm="L2",
             space="canvas",
             preparation=PreparationRecord(

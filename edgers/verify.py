@@ -17,7 +17,7 @@ from edgers.certify import Certifier
 from edgers.ending import CANCELLED, FROM_OUTSIDE, ONE_PART, ending
 from edgers.oracle.base import RESERVED, UNDECIDED, winner
 from edgers.oracle.choices import choices_record
-from edgers.oracle.clusters import is_name
+from edgers.oracle.clusters import Clusters, is_name
 from edgers.oracle.named import open_defined
 from edgers.poll import Progress
 from edgers.rule import Rule
@@ -72,8 +72,7 @@ def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
     negative = min(0, *selection.values(), *votes.values())  # which a file cannot hold, but an object can
     yield "the least count of votes", negative, 0
     yield "label", c.label, winner(selection, c.oracle.classes)
-    judged = c.oracle.kind == "judge"
-    yield "assumption", c.assumption, assumption(mode_of(c.assumption), judged=judged)
+    yield "assumption", c.assumption, assumption(mode_of(c.assumption), judged=c.oracle.judged)
     counted = c.accounting
     yield "accounting", counted, accounting(counted.kind, counted.total_alpha, counted.number)
     yield "alpha", c.alpha, counted.alpha
@@ -87,7 +86,7 @@ def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
     yield "decoding.constrained", c.decoding.constrained, c.oracle.kind == "choices"
     if c.oracle.kind == "choices":
         yield "oracle", c.oracle, choices_record(c.oracle.classes)
-    if c.oracle.kind == "clusters":
+    if c.oracle.clusters:
         yield "oracle.classes", c.oracle.classes, tuple(filter(is_name, c.oracle.classes[:1]))
     if c.margin.guard and c.margin.smallest is not None and not (selection[UNDECIDED] or votes[UNDECIDED]):
         yield "margin.tolerance is below the smallest margin", c.margin.tolerance < c.margin.smallest, True
@@ -222,13 +221,15 @@ def _find_oracle(c: Certificate, bundle: Bundle, path: Path | None, backend: Bac
     """
     if path is None:
         known = {definition.name for definition in bundle.manifest.oracles}
-        if c.oracle.kind != "choices" and (c.oracle.kind == "judge" or c.oracle.name not in known):
+        if c.oracle.kind != "choices" and (c.oracle.judged or c.oracle.name not in known):
             raise CertificateError(
                 f"the bundle has no oracle {c.oracle.name!r}: give the file that defines it with --oracle"
             )
         return c.oracle.name
-    found = open_defined(path, backend).record
-    if found != c.oracle:
+    opened = open_defined(path, backend)
+    if isinstance(opened, Clusters):
+        return str(path)  # what it freezes is compared with the certificate's
+    if (found := opened.record) != c.oracle:
         raise CertificateError(
             f"{path} defines the {found.kind} {found.name!r}, {found.sha256[:16]}..., but the certificate's "
             f"oracle is the {c.oracle.kind} {c.oracle.name!r}, {c.oracle.sha256[:16]}...: give its own file"

@@ -109,14 +109,14 @@ def _oracle(oracle: Rules | Classifier | Clusters) -> str:
     if isinstance(oracle, Clusters):
         same, different = oracle.same, oracle.different
         return (
-            f"clusters of texts with a cosine above {oracle.threshold:g}, as {same.matching} of {same.pairs} "
-            f"held-out pairs of one label have, and {different.matching} of {different.pairs} of two; texts of "
-            f"up to {oracle.max_tokens} tokens"
+            f"clusters of texts with a cosine above {oracle.threshold:g}: of held-out pairs "
+            f"{same.matching} of {same.pairs} with one label match, and {different.matching} of "
+            f"{different.pairs} with two; texts of up to {oracle.max_tokens} tokens"
         )
     images = sum(each.count for each in oracle.calibration)
     return (
-        f"classifier of {', '.join(oracle.classes)}; texts of up to {oracle.max_tokens} tokens; calibrated on "
-        f"answers about {images} images"
+        f"classifier of {', '.join(oracle.classes)}; texts of up to {oracle.max_tokens} tokens; calibrated "
+        f"on answers about {images} images"
     )
 
 

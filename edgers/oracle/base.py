@@ -21,10 +21,20 @@ OTHER, UNDECIDED, FAILED = RESERVED
 class OracleRecord(Record, frozen=True, kw_only=True):
     """Which oracle labelled the answers; `sha256` is of all that the labels follow from."""
 
-    kind: Literal["choices", "rules", "classifier", "judge", "clusters"]
+    kind: Literal["choices", "rules", "classifier", "judge", "clusters", "judged clusters"]
     name: str
     classes: tuple[str, ...]
     sha256: str
+
+    @property
+    def judged(self) -> bool:
+        """Whether a language model labels."""
+        return self.kind in {"judge", "judged clusters"}
+
+    @property
+    def clusters(self) -> bool:
+        """Whether the class is what means the same as the answer that names it."""
+        return self.kind in {"clusters", "judged clusters"}
 
 
 @dataclass(frozen=True, slots=True)

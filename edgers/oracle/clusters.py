@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgers.oracle.base import OTHER, RESERVED, OracleRecord, digest
+from edgers.oracle.base import FAILED, OTHER, RESERVED, OracleRecord, digest
+from edgers.oracle.definition import SAME
+from edgers.oracle.judge import Judge
 from edgers_engines import manifest
 from edgers_engines.text_embedder import TextEmbedder
 from edgers_engines.vlm import Answer
@@ -31,8 +33,40 @@ class Equivalence(Protocol):
     def definition(self) -> object:
         """All that the verdicts follow from, for a digest; files by their own digests."""
 
-    def matches(self, representative: str, texts: Sequence[str]) -> list[bool]:
-        """Whether each text means what the representative means; false where that cannot be told."""
+    @property
+    def kind(self) -> Literal["clusters", "judged clusters"]:
+        """What sort of oracle it makes."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why the first two texts that could not be compared were not; None where all were."""
+
+    def matches(self, representative: str, texts: Sequence[str]) -> Sequence[bool | None]:
+        """Whether each text means what the representative means; None where that could not be asked."""
+
+
+class Judged:
+    """Texts mean the same if a judge says so of the two.
+
+    Args:
+        judge: of the classes "same" and "different".
+    """
+
+    kind: Literal["judged clusters"] = "judged clusters"
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self.definition = judge.record
+
+    @property
+    def failure(self) -> str | None:
+        """Why the judge could not be asked."""
+        return self._judge.failure
+
+    def matches(self, representative: str, texts: Sequence[str]) -> list[bool | None]:
+        """What the judge says of each text beside the representative."""
+        labels = self._judge.classify_texts([f"1. {representative}\n2. {text}" for text in texts])
+        return [None if label == FAILED else label == SAME for label in labels]
 
 
 class Embedding:
@@ -41,6 +75,9 @@ class Embedding:
     A cosine within rounding of the threshold is no match. So whatever an exact cosine would not match is not
     counted, and a certificate holds for the exact test, whoever sat beside a text while it was embedded.
     """
+
+    kind: Literal["clusters"] = "clusters"
+    failure = None
 
     def __init__(self, embedder: TextEmbedder, bundle: manifest.Manifest) -> None:
         self._embedder = embedder
@@ -109,14 +146,21 @@ class Cluster:
 
     constraint = None
     max_new_tokens = None
-    failure = None
 
     def __init__(self, name: str, equivalence: Equivalence, representative: str | None) -> None:
         self._equivalence, self._representative = equivalence, representative
         classes = () if representative is None else (representative,)
         self.record = OracleRecord(
-            kind="clusters", name=name, classes=classes, sha256=digest([equivalence.definition, *classes])
+            kind=equivalence.kind,
+            name=name,
+            classes=classes,
+            sha256=digest([equivalence.definition, *classes]),
         )
+
+    @property
+    def failure(self) -> str | None:
+        """Why the first text that could not be compared was not."""
+        return self._equivalence.failure
 
     def classify(self, answers: Sequence[Answer]) -> list[str]:
         """The class of each answer's text."""
@@ -125,9 +169,10 @@ class Cluster:
     def classify_texts(self, texts: Sequence[str]) -> list[str]:
         """The representative for each text that means the same, compared with it alone; else OTHER."""
         if self._representative is None:
-            return [OTHER] * len(texts)
+            return [OTHER if self.failure is None else FAILED] * len(texts)
         matches = self._equivalence.matches(self._representative, [joined(text) for text in texts])
-        return [self._representative if same else OTHER for same in matches]
+        labels = {True: self._representative, False: OTHER, None: FAILED}
+        return [labels[same] for same in matches]
 
 
 def joined(text: str) -> str:

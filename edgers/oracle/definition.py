@@ -16,6 +16,7 @@ from edgers_engines.records import Record, parse
 
 SUFFIX = ".json"  # tells such a file from the name of a bundle's oracle
 MAX_BYTES = 1 << 20
+SAME, DIFFERENT = "same", "different"
 BLANK = "{text}"  # where a judge's instructions take the answer
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
@@ -75,7 +76,23 @@ class Judge(Record, frozen=True, kw_only=True, tag_field="kind", tag="judge"):
             raise ValueError(f"the instructions hold {BLANK} {blanks} times; once is where the answer goes")
 
 
-Definition = Rules | Judge
+class JudgedClusters(Record, frozen=True, kw_only=True, tag_field="kind", tag="clusters"):
+    """Clusters whose test is a judge: it reads two answers, numbered, and says whether they mean the same."""
+
+    name: Name
+    judge: Judge
+
+    def __post_init__(self) -> None:
+        """Refuse a judge of anything else.
+
+        Raises:
+            ValueError: its classes are not "same" and "different".
+        """
+        if set(self.judge.classes) != {SAME, DIFFERENT}:
+            raise ValueError(f"the judge of clusters has the classes {SAME!r} and {DIFFERENT!r}, no others")
+
+
+Definition = Rules | Judge | JudgedClusters
 
 
 def read_definition(path: Path) -> Definition:

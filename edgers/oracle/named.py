@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgers.oracle import definition
 from edgers.oracle.base import Freezing, Oracle, TextOracle
 from edgers.oracle.choices import Choices
 from edgers.oracle.classifier import Classified
-from edgers.oracle.clusters import Clusters, Embedding
-from edgers.oracle.definition import SUFFIX, Endpoint, read_definition
-from edgers.oracle.definition import Judge as JudgeDefinition
+from edgers.oracle.clusters import Clusters, Embedding, Judged
+from edgers.oracle.definition import SUFFIX, read_definition
 from edgers.oracle.judge import Judge
 from edgers.oracle.rules import Rules
+from edgers_engines import manifest as manifests
 from edgers_engines.engine import Backend
 from edgers_engines.errors import InputError
-from edgers_engines.manifest import Classifier, Manifest
-from edgers_engines.manifest import Clusters as ClustersRecord
 from edgers_engines.vlm import VisionLanguageModel
 
 
@@ -45,41 +44,40 @@ def open_named(model: VisionLanguageModel, name: str) -> TextOracle | Clusters:
 
     Raises:
         InputError: there is none, or its file cannot be read.
-        BackendError, BundleError: an oracle's graph cannot be loaded.
-    """
-    manifest = model.bundle.manifest
-    definition = next((oracle for oracle in manifest.oracles if oracle.name == name), None)
-    if isinstance(definition, ClustersRecord):
-        return Clusters(definition.name, Embedding(model.embedder(definition), manifest))
-    return open_text_oracle(model, name)
-
-
-def open_text_oracle(model: VisionLanguageModel, name: str) -> TextOracle:
-    """The oracle of that name in the model's bundle, or in the file of that name.
-
-    Raises:
-        InputError: there is none, its file cannot be read, or it has no classes of its own.
-        BackendError, BundleError: a classifier or a judge's bundle cannot be loaded.
+        BackendError, BundleError: an oracle's graph, or a judge's bundle, cannot be loaded.
     """
     if name.endswith(SUFFIX):
         return open_defined(Path(name), model.backend)
     manifest = model.bundle.manifest
-    known = {definition.name: definition for definition in manifest.oracles}
+    known = {found.name: found for found in manifest.oracles}
     if name not in known:
         raise InputError(
             f"the bundle has no oracle {name!r}; it has: {_listed(manifest)} (a file's name ends in {SUFFIX})"
         )
-    if isinstance(definition := known[name], Classifier):
-        return Classified(model.classifier(definition), manifest)
-    if isinstance(definition, ClustersRecord):
+    found = known[name]
+    if isinstance(found, manifests.Classifier):
+        return Classified(model.classifier(found), manifest)
+    if isinstance(found, manifests.Clusters):
+        return Clusters(found.name, Embedding(model.embedder(found), manifest))
+    return Rules(found)
+
+
+def open_text_oracle(model: VisionLanguageModel, name: str) -> TextOracle:
+    """The oracle of that name, as `open_named`, where it gives a text a class by itself.
+
+    Raises:
+        InputError, BackendError, BundleError: as `open_named`; or it makes clusters.
+    """
+    oracle = open_named(model, name)
+    if isinstance(oracle, Clusters):
         raise InputError(
             f"the oracle {name!r} makes clusters: it has no class before a selection freezes one, so it can "
             "neither teach another oracle nor check it"
         )
-    return Rules(definition)
+    return oracle
 
 
-def open_defined(path: Path, backend: Backend | None = None) -> TextOracle:
+def open_defined(path: Path, backend: Backend | None = None) -> TextOracle | Clusters:
     """The oracle that a file defines.
 
     Args:
@@ -90,17 +88,23 @@ def open_defined(path: Path, backend: Backend | None = None) -> TextOracle:
         InputError: the file cannot be read, or what it says cannot be used.
         BackendError, BundleError: a judge's bundle cannot be loaded.
     """
-    definition = read_definition(path)
-    if not isinstance(definition, JudgeDefinition):
-        return Rules(definition)
-    if isinstance(definition.asks, Endpoint):
+    defined = read_definition(path)
+    if isinstance(defined, manifests.Rules):
+        return Rules(defined)
+    if isinstance(defined, definition.JudgedClusters):
+        return Clusters(defined.name, Judged(_judge(defined.judge, path.parent, backend)))
+    return _judge(defined, path.parent, backend)
+
+
+def _judge(defined: definition.Judge, folder: Path, backend: Backend | None) -> Judge:
+    if isinstance(defined.asks, definition.Endpoint):
         from edgers.oracle.endpoint import ask_endpoint
 
-        return Judge(definition, *ask_endpoint(definition.asks, definition.classes))
+        return Judge(defined, *ask_endpoint(defined.asks, defined.classes))
     from edgers.oracle.local_bundle import ask_bundle
 
-    return Judge(definition, *ask_bundle(definition.asks, definition.classes, path.parent, backend))
+    return Judge(defined, *ask_bundle(defined.asks, defined.classes, folder, backend))
 
 
-def _listed(manifest: Manifest) -> str:
+def _listed(manifest: manifests.Manifest) -> str:
     return ", ".join(oracle.name for oracle in manifest.oracles) or "none"

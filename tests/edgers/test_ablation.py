@@ -27,7 +27,7 @@ TRUTH = rules("truth", left="left *", right="right *")
 class FirstLetter:
     """Texts mean the same if they begin with the same letter."""
 
-    definition = "first letter"
+    definition, kind, failure = "first letter", "clusters", None
 
     def matches(self, representative, texts):
         return [text[:1] == representative[:1] for text in texts]
