@@ -4,6 +4,7 @@ import re
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -101,6 +102,7 @@ def test_as_many_questions_are_under_way_as_the_definition_says(server, parallel
     server.respond = together = Together(parallel)
     replies = Client(asked_of(server, parallel=parallel), 16).complete(["?"] * 4)
     assert (replies, together.most) == (["harmful"] * 4, parallel)
+    assert len({asked.client for asked in server.asked}) == parallel
 
 
 def test_a_connection_is_used_again(server):
@@ -121,6 +123,14 @@ def test_a_connection_that_the_server_closed_meanwhile_costs_no_attempt(server):
     while idle.is_connected:  # until its end has arrived here
         pass
     assert client.complete(["?"]) == ["harmful"]
+
+
+def test_a_question_leaves_no_thread_behind(server):
+    client = Client(asked_of(server, attempts=2), 16)
+    server.script = [says(), sends(b"", status=500), sends(b"", status=400)]
+    assert len(client.complete(["?"] * 3)) == 3
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("judge")]
 
 
 def test_proxies_of_the_environment_are_not_used(server, monkeypatch):

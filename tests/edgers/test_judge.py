@@ -20,6 +20,7 @@ from edgers.oracle.local_bundle import TextBundle
 from edgers.oracle.named import open_defined
 from edgers.verify import replay, verify
 from edgers_engines.errors import BackendError, InputError
+from edgers_engines.text_only import TextQuestion
 from edgers_engines.vlm import Answer, Status
 from tests.edgers.judge_server import completion, decides, prompts_of, says, sends, serving
 
@@ -462,13 +463,13 @@ def test_what_rounding_could_decide_is_other(demo_model, monkeypatch):
     """Also where the undecided row had got as far as a class that begins another."""
     texts, classes = TEXTS[:3], ("left", "left left")
     assert set(TextBundle(demo_model, classes).complete(texts)) <= set(classes)
-    question = TextBundle.complete.__globals__["TextQuestion"]
-    real = question.answers
+    left = demo_model.prompts.answer(texts[0], "left")
+    real = TextQuestion.answers
 
     def undecided(self):
-        return [Answer((1,), "left", Status.UNDECIDED, 0.0) for _ in real(self)]
+        return [Answer(left, "left", Status.UNDECIDED, 0.0) for _ in real(self)]
 
-    monkeypatch.setattr(question, "answers", undecided)
+    monkeypatch.setattr(TextQuestion, "answers", undecided)
     oracle, _ = judge(classes=classes)
     oracle._complete = TextBundle(demo_model, classes).complete
     assert oracle.classify_texts(texts) == [OTHER] * 3
