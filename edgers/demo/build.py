@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -43,16 +43,18 @@ def command(checkpoint: Path, seed: int) -> None:
     say = stderr().print
     if not checkpoint.exists():
         train(checkpoint, seed=seed)
-    shutil.rmtree(demo.BUNDLE, ignore_errors=True)
-    bundle = export_bundle(
+    plain = checkpoint.with_name("demo-bundle")
+    shutil.rmtree(plain, ignore_errors=True)
+    exported = export_bundle(
         checkpoint,
-        demo.BUNDLE,
+        plain,
         name="edgers-demo",
         licence="Apache-2.0",
         oracles=rule_oracles(),
         max_new_tokens=12,
         progress=lambda stage: say(f"exporting: {stage}"),
     )
+    bundle = with_learned_oracle(exported, say)
     shutil.rmtree(demo.FRAMES, ignore_errors=True)
     demo.FRAMES.mkdir()
     for name, image in pick_frames(bundle):
@@ -67,6 +69,17 @@ def command(checkpoint: Path, seed: int) -> None:
     )
     demo.ACCURACY.write_bytes(dump(accuracy))
     CARD.write_text(with_table(CARD.read_text(), accuracy))
+
+
+def with_learned_oracle(exported: Bundle, say: Callable[[str], None]) -> Bundle:
+    """The demo bundle: what was exported, and an oracle that learned from its answers."""
+    from edgers.demo.teach import SCENES, lessons, teach
+
+    parts = lessons(exported, scenes=SCENES, progress=lambda stage: say(f"teaching: {stage}"))
+    shutil.rmtree(demo.BUNDLE, ignore_errors=True)
+    made = teach(exported, parts, demo.BUNDLE)
+    say(f"taught: wrong on {made.errors} of {made.held_out_texts} held-out texts")
+    return demo.load_bundle()
 
 
 def rule_oracles() -> tuple[Rules, ...]:

@@ -41,7 +41,7 @@ def answers(*texts, status=Status.COMPLETE):
 class Near:
     """Numbers mean the same if they are one apart at most; what is no number means nothing."""
 
-    definition = "near"
+    definition, kind, failure = "near", "clusters", None
 
     def __init__(self):
         self.asked = []
@@ -454,7 +454,7 @@ def test_a_prediction_is_refused_in_one_line(clusters_bundle, first_frame):
 
 def test_clusters_teach_no_other_oracle(clusters_bundle):
     with pytest.raises(InputError, match="the oracle 'meaning' makes clusters: it has no class before"):
-        open_text_oracle(SimpleNamespace(bundle=clusters_bundle), "meaning")
+        open_text_oracle(SimpleNamespace(bundle=clusters_bundle, embedder=lambda _record: None), "meaning")
 
 
 def test_the_command_line_certifies_verifies_and_inspects(
@@ -492,7 +492,7 @@ N, ALPHA, RUNS = 100, 0.001, 300
 class HalfSpace:
     """Texts are directions; they mean the same if the angle between them is below a right one."""
 
-    definition = "half-space"
+    definition, kind, failure = "half-space", "clusters", None
 
     def matches(self, representative, texts):
         return (self._read(tuple(texts)) @ self._read((representative,))[0] > 0).tolist()
