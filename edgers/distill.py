@@ -113,13 +113,16 @@ def train(
         InputError: there is too little to learn from.
         ExportError: the checkpoint cannot be used.
     """
-    from edgers_export.encoder import fine_tune
-
-    from edgers_export.student import train_from_scratch
-
     texts = lesson(parts.learn)
     _check(Counter(texts.values()), parts)
-    how = train_from_scratch if encoder is None else partial(fine_tune, encoder)
+    if encoder is None:
+        from edgers_export.student import train_from_scratch
+
+        how = train_from_scratch
+    else:
+        from edgers_export.encoder import fine_tune
+
+        how = partial(fine_tune, encoder)
     return how(list(texts), [*texts.values()], epochs=epochs, seed=seed, progress=progress)
 
 

@@ -1,4 +1,4 @@
-"""Clusters told apart by a judge: two answers are the same if it says so; where it cannot be asked, FAILED."""
+"""Clusters told apart by a judge: two answers are the same if it says so, FAILED if it cannot be asked."""
 
 import json
 
