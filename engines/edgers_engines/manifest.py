@@ -124,7 +124,8 @@ class Classifier(Record, frozen=True, kw_only=True, tag_field="kind", tag="class
     """An oracle learned from a teacher: a graph from a text's token ids to a logit for each class.
 
     A text is of the class with the largest logit if that leads by more than `margin_tolerance`; else, and if
-    it has no token or more than `max_tokens`, it is OTHER. `self_test` is asked when the graph is loaded.
+    it has no token of its own, or more than `max_tokens` with the special ones that the tokenizer puts around
+    it, it is OTHER. `self_test` is asked when the graph is loaded.
     """
 
     name: Name

@@ -18,7 +18,7 @@ from edgers_engines.manifest import Classifier, Labelled, Manifest
 from edgers_engines.records import dump
 from edgers_engines.text_classifier import TextClassifier
 from edgers_export.bundle import FINEST_MARGIN, MARGIN_FACTOR, files_of
-from edgers_export.student import MAX_TOKENS, Student
+from edgers_export.student import Student
 
 _TESTED = 4  # texts that a device repeats when it loads the oracle
 
@@ -37,7 +37,8 @@ def attach(bundle: Bundle, student: Student, name: str, texts: Sequence[str], ou
         The new bundle, loaded back from `out`.
 
     Raises:
-        InputError: `out` is there already, or the bundle has an oracle of that name.
+        InputError: `out` is there already, the bundle has an oracle of that name, or the student can read
+            none of the texts.
         BundleError: what was written is no bundle, as when the oracle's name is not one.
     """
     if name in {oracle.name for oracle in bundle.manifest.oracles}:
@@ -59,16 +60,18 @@ def attach(bundle: Bundle, student: Student, name: str, texts: Sequence[str], ou
 
 
 def _record(student: Student, name: str, texts: Sequence[str], folder: Path) -> Classifier:
+    readable = [text for text, row in zip(texts, student.rows(texts), strict=True) if row]
+    if not (tested := list(dict.fromkeys(readable))[:_TESTED]):
+        raise InputError(f"none of {len(texts)} texts can test the oracle: each is empty or too long for it")
     graph = student.write(folder, f"oracle-{name}")
-    tested = list(dict.fromkeys(texts))[:_TESTED]
     return Classifier(
         name=name,
         classes=student.classes,
         graph=graph,
         weights=f"oracle-{name}.bin",
         tokenizer=f"oracle-{name}.json",
-        vocabulary=student.tokenizer.get_vocab_size(),
-        max_tokens=MAX_TOKENS,
+        vocabulary=student.vocabulary,
+        max_tokens=student.max_tokens,
         margin_tolerance=math.inf,
         self_test=tuple(
             Labelled(text=text, logits=tuple(row))
@@ -86,4 +89,4 @@ def _tolerance(
     loaded = TextClassifier(Bundle(folder, manifest, digest="", contents=contents), record, open_backend())
     wanted = student.logits(texts)
     difference = float(np.nanmax(abs(loaded.logits(texts) - wanted)))
-    return max(MARGIN_FACTOR * difference, FINEST_MARGIN * float(abs(wanted).max()))
+    return max(MARGIN_FACTOR * difference, FINEST_MARGIN * float(np.nanmax(abs(wanted))))
