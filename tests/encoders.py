@@ -77,11 +77,50 @@ def write(
     seed: int = 0,
     **options: object,
 ) -> Path:
-    """A checkpoint directory of one kind (bert, distilbert, roberta), of one of transformers' auto classes."""
+    """A checkpoint directory of one kind (bert, distilbert, roberta), of one auto class."""
     own = tokenizer(kind)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = auto.from_config(config(kind, len(own), **options))
+    model.save_pretrained(folder)
+    own.save_pretrained(folder)
+    return folder
+
+
+CONTEXT = 64
+
+
+def write_llama(
+    folder: Path,
+    template: str | None,
+    auto: type = transformers.AutoModelForCausalLM,
+    **options: object,
+) -> Path:
+    """A Llama's checkpoint directory: byte pairs, <s> before a text, and maybe a chat template."""
+    tokenizer = byte_pairs().backend_tokenizer
+    tokenizer.add_special_tokens(["<|user|>", "<|bot|>"])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    own = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",  # noqa: S106  no password
+        eos_token="</s>",  # noqa: S106
+        chat_template=template,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = auto.from_config(
+            transformers.LlamaConfig(
+                vocab_size=len(own),
+                bos_token_id=0,
+                eos_token_id=2,
+                num_key_value_heads=1,
+                max_position_embeddings=CONTEXT,
+                initializer_range=0.5,
+                **_SIZES,
+                **options,
+            )
+        )
     model.save_pretrained(folder)
     own.save_pretrained(folder)
     return folder

@@ -27,28 +27,25 @@ def read_tokenizer(content: bytes, vocabulary: int) -> Tokenizer:
         tree = json.loads(content)
         _check_growth(tree.get("normalizer"))
         _check_template(tree.get("post_processor"))
-        unknown = tree["model"].get("unk_token")
         tokenizer = Tokenizer.from_buffer(content)
+        tokenizer.encode_special_tokens = True
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        around, spelled = frame(tokenizer), _spelled(tokenizer, tree["model"].get("unk_token"))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001  the Rust side raises Exception, and panics as BaseException
         raise ValueError(f"is not a tokenizer: {error}") from None
-    tokenizer.encode_special_tokens = True
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    around = frame(tokenizer)
     if len(around) > MAX_FRAME:
         raise ValueError(f"puts {len(around)} special tokens around a text; at most {MAX_FRAME} are allowed")
     largest = max((*tokenizer.get_vocab(with_added_tokens=True).values(), *around), default=0)
     if largest >= vocabulary:
         raise ValueError(f"has the token id {largest}; the model's are below {vocabulary}")
-    for token, added in tokenizer.get_added_tokens_decoder().items():
+    for added in tokenizer.get_added_tokens_decoder().values():
         if not added.special:
             raise ValueError(f"adds the token {added.content!r} without marking it as special")
-        if added.content != unknown and _spells(tokenizer, added.content, token):
-            raise ValueError(
-                f"has no plain text for {added.content!r}: who writes it makes the special token"
-            )
+    if spelled:
+        raise ValueError(f"has no plain text for {spelled[0]!r}: whoever writes it makes the special token")
     return tokenizer
 
 
@@ -59,10 +56,15 @@ def frame(tokenizer: Tokenizer) -> tuple[int, ...]:
     return tuple(token for token, special in marks if special)
 
 
-def _spells(tokenizer: Tokenizer, text: str, token: int) -> bool:
-    """Whether a text that holds the name of a special token becomes that token."""
-    spelled = tokenizer.encode_batch([text, f"a {text} a", f"a{text}a"], add_special_tokens=False)
-    return any(token in encoded.ids for encoded in spelled)
+def _spelled(tokenizer: Tokenizer, unknown: object) -> list[str]:
+    """Special tokens that a text becomes by holding their name; any text may become the unknown one."""
+    found = []
+    for token, added in tokenizer.get_added_tokens_decoder().items():
+        texts = [added.content, f"a {added.content} a", f"a{added.content}a"]
+        encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
+        if added.content != unknown and any(token in text.ids for text in encoded):
+            found.append(added.content)
+    return found
 
 
 def _check_growth(normalizer: Any) -> None:  # noqa: ANN401  any JSON
