@@ -92,6 +92,17 @@ def taught(
                 yield answer
 
 
+def local_labeller(folder: Path) -> Callable[[Sequence[str]], Sequence[str]]:
+    """A local Hugging Face text classifier as a teacher.
+
+    Raises:
+        ExportError: the folder holds none that can be used.
+    """
+    from edgers_export.teacher import Labeller
+
+    return Labeller(folder).classify_texts
+
+
 def train(
     parts: Split,
     *,

@@ -11,7 +11,7 @@ import click
 
 from edgers.cli.options import PATH, bundle_option, json_option
 from edgers.cli.output import print_json, progress_bar
-from edgers.cli.workstation import workstation
+from edgers.workstation import workstation
 from edgers_engines.atomic import check_new
 from edgers_engines.errors import InputError, printable
 
@@ -163,12 +163,11 @@ def _collected(
         )
 
 
-def _teacher(model: VisionLanguageModel, name: str) -> Callable[[Sequence[str]], list[str]]:
+def _teacher(model: VisionLanguageModel, name: str) -> Callable[[Sequence[str]], Sequence[str]]:
     if Path(name).is_dir():
-        from edgers_export.teacher import SequenceClassifier
+        from edgers.distill import local_labeller
 
-        classify: Callable[[Sequence[str]], list[str]] = SequenceClassifier(Path(name)).classify_texts
-        return classify
+        return local_labeller(Path(name))
     from edgers.oracle.named import open_text_oracle
 
     return open_text_oracle(model, name).classify_texts

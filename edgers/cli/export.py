@@ -12,7 +12,7 @@ import click
 
 from edgers.cli.options import PATH, json_option
 from edgers.cli.output import print_json, stderr
-from edgers.cli.workstation import workstation
+from edgers.workstation import workstation
 from edgers_engines.atomic import check_new
 from edgers_engines.errors import InputError
 

@@ -58,13 +58,19 @@ class LocalBundle(Record, frozen=True, kw_only=True, tag_field="kind", tag="bund
     digest: Sha256 | None = None
 
 
+class LocalCheckpoint(Record, frozen=True, kw_only=True, tag_field="kind", tag="checkpoint"):
+    """A local Hugging Face language model, for workstations; `path` is relative to the definition."""
+
+    path: Annotated[str, Meta(min_length=1, max_length=4000)]
+
+
 class Judge(Record, frozen=True, kw_only=True, tag_field="kind", tag="judge"):
     """An oracle that is a language model: `instructions` hold {text} once, where the answer is put."""
 
     name: Name
     classes: Annotated[tuple[str, ...], Meta(min_length=2, max_length=1000)]
     instructions: Annotated[str, Meta(max_length=MAX_PROMPT_CHARACTERS)]
-    asks: Endpoint | LocalBundle
+    asks: Endpoint | LocalBundle | LocalCheckpoint
 
     def __post_init__(self) -> None:
         """Refuse instructions that do not say where the answer goes.

@@ -23,6 +23,7 @@ from msgspec import Meta
 
 from edgers.oracle.base import Complete, Failure
 from edgers.oracle.definition import Endpoint
+from edgers.oracle.judge import longest_reply
 from edgers_engines.errors import EdgersError, InputError
 from edgers_engines.records import Record, parse
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 FIXED = {"temperature": 0, "seed": 0, "stream": False}
 MAX_RESPONSE = 1 << 18  # bytes
 _FIRST_WAIT = 0.5  # seconds before the third attempt, doubled for each after; the second follows at once
-_AROUND = 8  # tokens for quotes, a full stop and the end
 _RETRIED = (429, 500, 502, 503, 504)
 
 
@@ -186,9 +186,8 @@ def ask_endpoint(asks: Endpoint, classes: Sequence[str]) -> tuple[object, Comple
     Raises:
         EdgersError, InputError: see `Client`.
     """
-    longest = max(len(name.encode()) for name in classes)  # a token is a byte or more
     follows_from = {"base_url": asks.base_url.rstrip("/"), "model": asks.model, **FIXED}
-    return follows_from, Client(asks, longest + _AROUND).complete
+    return follows_from, Client(asks, longest_reply(classes)).complete
 
 
 def _key(variable: str | None) -> str | None:

@@ -22,6 +22,7 @@ from edgers.oracle.base import FAILED, OTHER, Complete, Failure, OracleRecord, c
 from edgers_engines.errors import InputError
 from edgers_engines.vlm import Answer
 
+_AROUND = 8  # tokens for quotes, a full stop and the end
 _QUOTES = "\"'`*“”‘’"  # what chat models put around a word  # noqa: RUF001
 
 
@@ -75,6 +76,11 @@ class Judge:
             self.failure = self.failure or reply.reason
             return FAILED
         return self._classes.get(plain(reply), OTHER)
+
+
+def longest_reply(classes: Sequence[str]) -> int:
+    """Tokens of a reply at most: a token is a byte or more, and eight are for what is around a class."""
+    return max(len(name.encode()) for name in classes) + _AROUND
 
 
 def plain(reply: str) -> str:

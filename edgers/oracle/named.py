@@ -101,6 +101,10 @@ def _judge(defined: definition.Judge, folder: Path, backend: Backend | None) -> 
         from edgers.oracle.endpoint import ask_endpoint
 
         return Judge(defined, *ask_endpoint(defined.asks, defined.classes))
+    if isinstance(defined.asks, definition.LocalCheckpoint):
+        from edgers.oracle.local_checkpoint import ask_checkpoint
+
+        return Judge(defined, *ask_checkpoint(defined.asks, defined.classes, folder))
     from edgers.oracle.local_bundle import ask_bundle
 
     return Judge(defined, *ask_bundle(defined.asks, defined.classes, folder, backend))

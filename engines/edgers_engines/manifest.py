@@ -146,7 +146,11 @@ class Labelled(Record, frozen=True, kw_only=True):
 
 
 class TextModel(Record, frozen=True, kw_only=True):
-    """An oracle's graph from a text's token ids to a vector; no text has more than `max_tokens`."""
+    """An oracle's graph from a text's token ids to a vector.
+
+    A text cannot be read if it has no token of its own, or more than `max_tokens` with the special ones that
+    the tokenizer puts around it.
+    """
 
     name: Name
     graph: Graph
@@ -173,9 +177,9 @@ class Classifier(TextModel, frozen=True, kw_only=True, tag_field="kind", tag="cl
     """An oracle learned from a teacher: a graph from a text's token ids to a logit for each label.
 
     A label is a class, or OTHER where texts of no class were learned too. A text gets the label with the
-    largest logit if that leads by more than `margin_tolerance`; else, and if it has no token or more than
-    `max_tokens`, it is OTHER. `self_test` is asked when the graph is loaded. `calibration` counts answers
-    that were held out from learning, one for each image; no label follows from it.
+    largest logit if that leads by more than `margin_tolerance`; else, and if it cannot be read, it is OTHER.
+    `self_test` is asked when the graph is loaded. `calibration` counts answers that were held out from
+    learning, one for each image; no label follows from it.
     """
 
     labels: Annotated[tuple[str, ...], Meta(min_length=2, max_length=1000)]
@@ -236,7 +240,7 @@ class Clusters(TextModel, frozen=True, kw_only=True, tag_field="kind", tag="clus
     """An oracle without classes of its own: texts mean the same if their embeddings' cosine is large.
 
     A text matches another if the cosine exceeds `threshold` by more than `tolerance`, which is what rounding
-    can make of a cosine. A text that has no token, or more than `max_tokens`, matches none. `same` and
+    can make of a cosine. A text that cannot be read matches none. `same` and
     `different` count pairs of texts that were not learned from, of one label and of two. `self_test` is asked
     when the graph is loaded.
     """

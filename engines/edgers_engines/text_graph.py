@@ -12,7 +12,7 @@ from edgers_engines.bundle import Bundle
 from edgers_engines.engine import Backend
 from edgers_engines.errors import BackendError, BundleError
 from edgers_engines.manifest import TextModel
-from edgers_engines.tokenizer import read_tokenizer
+from edgers_engines.tokenizer import frame, read_tokenizer
 
 ROWS = 256  # texts answered at once
 
@@ -37,11 +37,12 @@ class TextGraph:
             self._tokenizer = read_tokenizer(bundle.read(record.tokenizer), record.vocabulary)
         except ValueError as error:
             raise BundleError(f"{bundle.path / record.tokenizer} {error}") from None
+        self._frame = len(frame(self._tokenizer))
         with bundle.weights(record.weights) as weights:
             self._engine = backend.load(bundle.read(record.graph.file), record.graph, weights)
 
     def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """What the graph gives, [texts, width]; NaN for a text that has no token, or too many.
+        """What the graph gives, [texts, width]; NaN for a text that has no token of its own, or too many.
 
         Equal texts are answered once. Texts of one length are answered together, so none is padded, and a
         text's vector depends on its neighbours by rounding at most.
@@ -55,7 +56,7 @@ class TextGraph:
         found = np.full((len(rows), self._width), np.nan, np.float32)
         by_length = sorted(range(len(rows)), key=lambda place: len(rows[place]))
         for length, group in groupby(by_length, key=lambda place: len(rows[place])):
-            if 0 < length <= self._max_tokens:
+            if self._frame < length <= self._max_tokens:
                 members = list(group)
                 for start in range(0, len(members), ROWS):
                     part = members[start : start + ROWS]
@@ -64,7 +65,7 @@ class TextGraph:
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         try:
-            return [text.ids for text in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+            return [text.ids for text in self._tokenizer.encode_batch(texts)]
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # noqa: BLE001  the Rust side panics as BaseException

@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 MAX_PATTERNS = 4  # replacements by regular expression; each may at most double a text
+MAX_FRAME = 16  # special tokens that a tokenizer puts around a text
 
 
 def read_tokenizer(content: bytes, vocabulary: int) -> Tokenizer:
@@ -20,25 +21,50 @@ def read_tokenizer(content: bytes, vocabulary: int) -> Tokenizer:
 
     Raises:
         ValueError: it cannot be read, has ids beyond the vocabulary, lets a text grow without bound, or has
-            added tokens that are not special, which a user's text could spell.
+            special tokens that a user's text could spell.
     """
     try:
-        _check_growth(json.loads(content).get("normalizer"))
+        tree = json.loads(content)
+        _check_growth(tree.get("normalizer"))
+        _check_template(tree.get("post_processor"))
         tokenizer = Tokenizer.from_buffer(content)
+        tokenizer.encode_special_tokens = True
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        around, spelled = frame(tokenizer), _spelled(tokenizer, tree["model"].get("unk_token"))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001  the Rust side raises Exception, and panics as BaseException
         raise ValueError(f"is not a tokenizer: {error}") from None
-    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    if len(around) > MAX_FRAME:
+        raise ValueError(f"puts {len(around)} special tokens around a text; at most {MAX_FRAME} are allowed")
+    largest = max((*tokenizer.get_vocab(with_added_tokens=True).values(), *around), default=0)
     if largest >= vocabulary:
         raise ValueError(f"has the token id {largest}; the model's are below {vocabulary}")
     for added in tokenizer.get_added_tokens_decoder().values():
         if not added.special:
             raise ValueError(f"adds the token {added.content!r} without marking it as special")
-    tokenizer.encode_special_tokens = True
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    if spelled:
+        raise ValueError(f"has no plain text for {spelled[0]!r}: whoever writes it makes the special token")
     return tokenizer
+
+
+def frame(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Ids of the special tokens that a tokenizer puts around every text, as in [CLS] text [SEP]."""
+    empty = tokenizer.encode("")
+    marks = zip(empty.ids, empty.special_tokens_mask, strict=True)
+    return tuple(token for token, special in marks if special)
+
+
+def _spelled(tokenizer: Tokenizer, unknown: object) -> list[str]:
+    """Special tokens that a text becomes by holding their name; any text may become the unknown one."""
+    found = []
+    for token, added in tokenizer.get_added_tokens_decoder().items():
+        texts = [added.content, f"a {added.content} a", f"a{added.content}a"]
+        encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
+        if added.content != unknown and any(token in text.ids for text in encoded):
+            found.append(added.content)
+    return found
 
 
 def _check_growth(normalizer: Any) -> None:  # noqa: ANN401  any JSON
@@ -53,8 +79,16 @@ def _check_growth(normalizer: Any) -> None:  # noqa: ANN401  any JSON
             raise ValueError(f"its normalizer makes texts longer: it replaces {step['pattern']} by {new!r}")
 
 
-def _steps(normalizer: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401  any JSON
-    if isinstance(normalizer, dict):
-        yield normalizer
-        for step in normalizer.get("normalizers", ()):
+def _check_template(post_processor: Any) -> None:  # noqa: ANN401  any JSON
+    for step in _steps(post_processor):
+        texts = [piece for piece in step.get("single", ()) if "Sequence" in piece]
+        if step.get("type") == "TemplateProcessing" and len(texts) != 1:
+            raise ValueError(f"its template has the text {len(texts)} times; once is expected")
+
+
+def _steps(part: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401  any JSON
+    """A normalizer or post-processor, and those that it is made of."""
+    if isinstance(part, dict):
+        yield part
+        for step in (*part.get("normalizers", ()), *part.get("processors", ())):
             yield from _steps(step)

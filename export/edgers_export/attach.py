@@ -30,7 +30,8 @@ from edgers_engines.text_embedder import cosine_difference, directions
 from edgers_engines.text_graph import TextGraph
 from edgers_export.bundle import FINEST_MARGIN, MARGIN_FACTOR, files_of
 from edgers_export.embedder import Embedder, cosines
-from edgers_export.student import MAX_TOKENS, Student
+from edgers_export.student import Student
+from edgers_export.text_reader import TextReader
 
 _TESTED = 4  # texts that a device repeats when it loads the oracle
 _UNMEASURED = Pairs(matching=0, pairs=0)
@@ -59,7 +60,8 @@ def attach(
         The new bundle, loaded back from `out`.
 
     Raises:
-        InputError: `out` is there already, or the bundle has an oracle of that name.
+        InputError: `out` is there already, the bundle has an oracle of that name, or the student can read
+            none of the texts.
         BundleError: what was written is no bundle, as when the oracle's name is not one.
     """
 
@@ -69,7 +71,7 @@ def attach(
         unfinished = _unfinished(bundle, folder, record)
         found = TextGraph(unfinished, record, open_backend()).vectors(texts)
         # How large a lead must be that no rounding can undo it.
-        rounding = FINEST_MARGIN * float(abs(wanted).max())
+        rounding = FINEST_MARGIN * float(np.nanmax(abs(wanted)))
         tolerance = max(MARGIN_FACTOR * float(np.nanmax(abs(found - wanted))), rounding)
         record = replace(record, margin_tolerance=tolerance)
         return replace(record, calibration=count(TextClassifier(unfinished, record, open_backend())))
@@ -110,7 +112,7 @@ def attach_embedder(
         loaded = TextGraph(_unfinished(bundle, folder, record), record, open_backend())
         found = directions(loaded.vectors(texts))
         compared = cosines(found, labels)
-        difference = cosine_difference(*_readable(found, directions(embedder.embeddings(texts))))
+        difference = cosine_difference(*_readable(found, directions(embedder.vectors(texts))))
         tolerance = max(MARGIN_FACTOR * difference, FINEST_MARGIN)
         if not (threshold := compared.threshold) + tolerance < 1:
             raise InputError(
@@ -142,15 +144,15 @@ def _extended(
 
 
 def _classifier(student: Student, name: str, texts: Sequence[str], graph: Graph) -> Classifier:
-    tested = list(dict.fromkeys(texts))[:_TESTED]
+    tested = _tested(student, texts)
     return Classifier(
         name=name,
         labels=student.classes,
         graph=graph,
         weights=f"{_file(name)}.bin",
         tokenizer=f"{_file(name)}.json",
-        vocabulary=student.tokenizer.get_vocab_size(),
-        max_tokens=MAX_TOKENS,
+        vocabulary=student.vocabulary,
+        max_tokens=student.max_tokens,
         margin_tolerance=0.0,
         self_test=tuple(
             Labelled(text=text, logits=tuple(row))
@@ -161,23 +163,31 @@ def _classifier(student: Student, name: str, texts: Sequence[str], graph: Graph)
 
 
 def _clusters(embedder: Embedder, name: str, texts: Sequence[str], graph: Graph) -> Clusters:
-    tested = sorted(texts, key=len)[:_TESTED]
+    tested = _tested(embedder, sorted(texts, key=len))
     return Clusters(
         name=name,
         graph=graph,
         weights=f"{_file(name)}.bin",
         tokenizer=f"{_file(name)}.json",
-        vocabulary=embedder.tokenizer.get_vocab_size(),
-        max_tokens=MAX_TOKENS,
+        vocabulary=embedder.vocabulary,
+        max_tokens=embedder.max_tokens,
         threshold=0.0,
         tolerance=0.0,
         same=_UNMEASURED,
         different=_UNMEASURED,
         self_test=tuple(
             Embedded(text=text, embedding=tuple(row))
-            for text, row in zip(tested, embedder.embeddings(tested).tolist(), strict=True)
+            for text, row in zip(tested, embedder.vectors(tested).tolist(), strict=True)
         ),
     )
+
+
+def _tested(reader: TextReader, texts: Sequence[str]) -> list[str]:
+    """The first few texts that can be read."""
+    readable = [text for text, row in zip(texts, reader.rows(texts), strict=True) if row]
+    if not (tested := list(dict.fromkeys(readable))[:_TESTED]):
+        raise InputError(f"none of {len(texts)} texts can test the oracle: each is empty or too long for it")
+    return tested
 
 
 def _unfinished(bundle: Bundle, folder: Path, record: TextModel) -> Bundle:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,18 @@ _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 # Of another kind, transformers would unpickle it; with a slash, it might lie anywhere.
 _SHARD = re.compile(r"\w[\w.-]{0,199}\.safetensors", re.ASCII)
 _CHUNK = 1 << 20
-_ATTENTION = "sdpa"
+ATTENTION = "sdpa"
 # transformers downloads and imports any other: the name of a kernel is the address of code.
-_OWN_ATTENTION = (None, "eager", _ATTENTION)
+_OWN_ATTENTION = (None, "eager", ATTENTION)
 _ATTENTION_KEY = re.compile("_?attn_implementation(?!_autoset)")
+
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+WEIGHTS: dict[str, Any] = {
+    **LOCAL,
+    "use_safetensors": True,
+    "dtype": torch.float32,
+    "output_loading_info": True,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,68 +95,83 @@ def load(folder: Path) -> Checkpoint:
         ExportError: it is not a LLaVA checkpoint, lacks something, is pickled, quantized or an adapter, wants
             code of its own to be run, or its weights do not fit its config.
     """
-    _check_folder(folder)
-    transformers.logging.set_verbosity_error()  # its advice is for its own callers
-    transformers.logging.disable_progress_bar()
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        check_config(transformers.AutoConfig.from_pretrained(folder, **local))
-        processor = transformers.AutoProcessor.from_pretrained(folder, use_fast=None, **local)
+    check_folder(folder, ("llava",), "preprocessor_config.json")
+    with reading(folder):
+        check_config(transformers.AutoConfig.from_pretrained(folder, **LOCAL))
+        processor = transformers.AutoProcessor.from_pretrained(folder, use_fast=None, **LOCAL)
         model, report = transformers.LlavaForConditionalGeneration.from_pretrained(
-            folder,
-            use_safetensors=True,
-            dtype=torch.float32,
-            attn_implementation=_ATTENTION,
-            output_loading_info=True,
-            **local,
+            folder, attn_implementation=ATTENTION, **WEIGHTS
         )
-    except ExportError:
-        raise
-    except Exception as error:  # noqa: BLE001  it raises whatever its parts do, safetensors' own errors too
-        reason = " ".join(str(error).split())[:300]
-        raise ExportError(f"transformers cannot load {folder}: {reason}") from None
-    _check_report(folder, report)
+    check_report(folder, report)
     if lacking := [n for n in ("tokenizer", "image_processor", "image_token") if not hasattr(processor, n)]:
         raise ExportError(f"the processor of {folder}, a {type(processor).__name__}, has no {lacking[0]}")
     return Checkpoint(folder, model.eval(), processor)
 
 
-def _check_folder(folder: Path) -> None:
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Let transformers read a directory inside: in silence, and its failure is an ExportError of one line."""
+    transformers.logging.set_verbosity_error()  # its advice is for its own callers
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    except ExportError:
+        raise
+    except Exception as error:  # noqa: BLE001  it raises whatever its parts do, safetensors' own errors too
+        reason = " ".join(str(error).split())[:300]
+        raise ExportError(f"transformers cannot load {folder}: {reason}") from None
+
+
+def check_folder(folder: Path, types: Sequence[str] = (), *needed: str) -> None:
+    """Refuse a directory before transformers reads it.
+
+    Args:
+        folder: the checkpoint's.
+        types: the model types that will do; any unless given.
+        needed: files besides config.json, weights and tokenizer.json.
+
+    Raises:
+        ExportError: it lacks a file, is of another type, pickled, quantized or an adapter, or wants code of
+            its own to be run.
+    """
     config = _read_json(folder / "config.json", "it is not a Hugging Face checkpoint directory")
     if (folder / "adapter_config.json").exists():
         raise ExportError(f"{folder} is an adapter (adapter_config.json): merge it into the checkpoint first")
     _refuse_code(folder)
-    if config.get("model_type") != "llava":
+    if types and config.get("model_type") not in types:
         raise ExportError(
-            f"{folder} is a {config.get('model_type')} checkpoint; LlavaForConditionalGeneration (llava) can "
-            "be exported"
+            f"{folder} is a {config.get('model_type')} checkpoint; one of type {', '.join(types)} is expected"
         )
     if any("quantization_config" in part for part in _objects(config)):
         raise ExportError(
             f"{folder} is quantized (quantization_config in config.json): export full-precision weights"
         )
-    if lacking := _lacking(folder):
+    if lacking := _lacking(folder, needed):
         raise ExportError(f"{folder} has no {' and no '.join(lacking)}")
     if (folder / _SINGLE).is_file() and _shards(folder) != [_SINGLE]:
         raise ExportError(f"{folder} has {_SINGLE} and an index of other files: remove the one that is stale")
 
 
 def _read_json(path: Path, otherwise: str) -> dict[str, Any]:
-    if not path.exists():
-        raise ExportError(f"{path.parent} has no {path.name}: {otherwise}")
-    if not path.is_file():
-        raise ExportError(f"{path} is not a file; a JSON file is expected")
-    try:
-        tree = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ExportError(f"{path} is not JSON: {error}") from None
+    tree = _read_tree(path, otherwise)
     if not isinstance(tree, dict):
         raise ExportError(f"{path} is not a JSON object")
     return tree
 
 
-def _objects(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A JSON object and all within it."""
+def _read_tree(path: Path, otherwise: str) -> Any:  # noqa: ANN401  any JSON
+    if not path.exists():
+        raise ExportError(f"{path.parent} has no {path.name}: {otherwise}")
+    if not path.is_file():
+        raise ExportError(f"{path} is not a file; a JSON file is expected")
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ExportError(f"{path} is not JSON: {error}") from None
+
+
+def _objects(tree: object) -> Iterator[dict[str, Any]]:
+    """All objects in a JSON tree."""
     waiting: list[Any] = [tree]
     while waiting:
         part = waiting.pop()
@@ -160,7 +184,7 @@ def _objects(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _refuse_code(folder: Path) -> None:
     for path in sorted(folder.glob("*config*.json")):
-        for part in _objects(_read_json(path, "it was there a moment ago")):
+        for part in _objects(_read_tree(path, "it was there a moment ago")):
             if "auto_map" in part:
                 raise ExportError(f"{path} wants code of the checkpoint to be run (auto_map): refused")
             for key, value in part.items():
@@ -188,19 +212,21 @@ def _shards(folder: Path) -> list[str]:
     return sorted(set(shards.values()))
 
 
-def _lacking(folder: Path) -> list[str]:
+def _lacking(folder: Path, needed: Sequence[str]) -> list[str]:
     lacking = [name for name in _shards(folder) if not (folder / name).is_file()]
     if lacking == [_SINGLE]:
         lacking = [f"{_SINGLE} (pickled weights are not read)"]
     if not (folder / "tokenizer.json").is_file():
         lacking.append("tokenizer.json (a fast tokenizer)")
-    if not (folder / "preprocessor_config.json").is_file():
-        lacking.append("preprocessor_config.json")
-    return lacking
+    return lacking + [name for name in needed if not (folder / name).is_file()]
 
 
-def _check_report(folder: Path, report: dict[str, Any]) -> None:
-    """What is missing was filled with random numbers: transformers says so only here."""
+def check_report(folder: Path, report: dict[str, Any]) -> None:
+    """What is missing was filled with random numbers: transformers says so only here.
+
+    Raises:
+        ExportError: weights are missing, of another shape, or left over.
+    """
     for problem, text in (
         ("missing_keys", "lack"),
         ("mismatched_keys", "have another shape for"),

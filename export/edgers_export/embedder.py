@@ -5,47 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from torch import nn
 
 from edgers_engines.errors import InputError
-from edgers_engines.manifest import Graph, Pairs
+from edgers_engines.manifest import Pairs
 from edgers_export.ngrams import NGrams
-from edgers_export.student import Student, answers, write_text_graph
+from edgers_export.student import Student
+from edgers_export.text_reader import TextReader
 
 FALSE_MATCHES = 0.01  # share of pairs with two labels that may match
 _COMPARED = 2000  # texts; of more, the first: pairs grow with the square
 _DIGITS = 1e4  # of a threshold, which is read by people
 
 
-@dataclass(frozen=True)
-class Embedder:
-    """Texts to vectors whose cosines say how alike they are.
-
-    Attributes:
-        model: (ids, mask), int64 [batch, seq], to embeddings, float32 [batch, width], of any length.
-        tokenizer: texts to ids.
-    """
-
-    model: nn.Module
-    tokenizer: Tokenizer
-
-    def embeddings(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeddings, [texts, width]."""
-        return answers(self.model, self.tokenizer, texts)
-
-    def write(self, directory: Path, name: str) -> Graph:
-        """Write `name.onnx`, its weights `name.bin` and `name.json`, the tokenizer.
-
-        Returns:
-            The graph's record.
-        """
-        return write_text_graph(self.model, self.tokenizer, directory, name, "vector")
+@dataclass(frozen=True, kw_only=True)
+class Embedder(TextReader):
+    """Texts to vectors, float32 [batch, width] of any length, whose cosines say how alike they are."""
 
 
 class _Centred(nn.Module):
@@ -82,8 +61,9 @@ def embedder_of(student: Student, texts: Sequence[str]) -> Embedder:
     """
     if not isinstance(student.model, NGrams) or not texts:
         raise InputError("an embedder is made of a student trained from scratch, and texts that it learned")
-    centre = answers(_Features(student.model), student.tokenizer, texts).mean(0, dtype=np.float64)
-    return Embedder(_Centred(student.model, torch.tensor(centre, dtype=torch.float32)), student.tokenizer)
+    features = Embedder(model=_Features(student.model), tokenizer=student.tokenizer).vectors(texts)
+    centre = torch.tensor(np.nanmean(features, axis=0, dtype=np.float64), dtype=torch.float32)
+    return Embedder(model=_Centred(student.model, centre), tokenizer=student.tokenizer)
 
 
 @dataclass(frozen=True)

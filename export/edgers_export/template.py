@@ -26,18 +26,27 @@ _MOST_CHARACTERS = 100_000  # around a prompt; no decoder here sees so many toke
 
 
 def read_tokenizer(processor: Any) -> Tokenizer:  # noqa: ANN401  transformers is untyped
-    """The checkpoint's tokenizer, for text that stands behind the image, as a device uses it.
+    """The checkpoint's tokenizer, for text that stands behind the image, as a device uses it."""
+    return plain_tokenizer(processor.tokenizer, first=False)
+
+
+def plain_tokenizer(own: Any, *, first: bool) -> Tokenizer:  # noqa: ANN401  transformers is untyped
+    """A checkpoint's tokenizer, to which every text is plain text.
 
     A device encodes special tokens inside a text as plain text, and no others: every token that was added to
     the vocabulary is made special here, or typing it would put a control token into the prompt.
 
     SentencePiece-like tokenizers put a blank before the first word of a text. Where the tokenizer does so at
     the very beginning only, text behind the image must get none.
+
+    Args:
+        own: of transformers, and a fast one.
+        first: whether texts stand at the very beginning.
     """
-    tree = json.loads(processor.tokenizer.backend_tokenizer.to_str())
+    tree = json.loads(own.backend_tokenizer.to_str())
     splitter = tree["pre_tokenizer"] or {}
     for part in [splitter, *splitter.get("pretokenizers", [])]:
-        if part.get("prepend_scheme") == "first":
+        if part.get("prepend_scheme") == "first" and not first:
             part["prepend_scheme"] = "never"
     for token in tree["added_tokens"]:
         token["special"] = True

@@ -143,7 +143,7 @@ def load(clusters_bundle):
 
 def test_directions_are_those_of_pytorch_within_the_tolerance(load, embedder):
     found = (loaded := load()).directions(TEXTS)
-    wanted = directions(embedder.embeddings(TEXTS))
+    wanted = directions(embedder.vectors(TEXTS))
     assert cosine_difference(found, wanted) <= loaded.record.tolerance
     assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-12)
     assert abs(found @ found.T - wanted @ wanted.T).max() <= loaded.record.tolerance

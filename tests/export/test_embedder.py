@@ -1,5 +1,7 @@
 """Embedders: made of a student, attached with a threshold that held-out pairs chose."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -37,13 +39,13 @@ def test_its_record_says_how_held_out_pairs_matched(clusters_bundle, embedder):
 
 def test_padding_and_neighbours_do_not_change_an_embedding(embedder):
     texts = ["stop", "left, a box blocks the way and so on and on.", "right, nothing."]
-    alone = np.concatenate([embedder.embeddings([text]) for text in texts])
-    assert np.allclose(embedder.embeddings(texts), alone, atol=1e-5)
+    alone = np.concatenate([embedder.vectors([text]) for text in texts])
+    assert np.allclose(embedder.vectors(texts), alone, atol=1e-5)
 
 
 def test_embeddings_are_centred_on_what_was_learned(embedder):
     learned = [text for text, _ in labelled_texts()[:240]]
-    assert abs(embedder.embeddings(learned).mean(0)).max() < 1e-5
+    assert abs(embedder.vectors(learned).mean(0)).max() < 1e-5
 
 
 @given(st.lists(st.floats(-1, 0.99), min_size=1, max_size=400))
@@ -98,7 +100,7 @@ def test_a_name_that_is_taken_is_refused(clusters_bundle, embedder, tmp_path):
 def test_an_embedder_needs_a_student_from_scratch_and_its_texts(student):
     with pytest.raises(InputError, match="made of a student trained from scratch"):
         embedder_of(student, [])
-    other = type(student)(student.model.head, student.tokenizer, student.classes)
+    other = replace(student, model=student.model.head)
     with pytest.raises(InputError, match="made of a student trained from scratch"):
         embedder_of(other, ["left"])
 

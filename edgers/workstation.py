@@ -1,4 +1,4 @@
-"""Commands that need the workstation side say so where it is not installed."""
+"""What needs the workstation side says so where it is not installed."""
 
 from __future__ import annotations
 
