@@ -51,11 +51,8 @@ class Near:
         return [self._near(representative, text) for text in texts]
 
     def _near(self, *texts):
-        try:
-            one, other = map(int, texts)
-        except ValueError:
-            return False
-        return abs(one - other) <= 1
+        one, other = (int(text) if text.isdecimal() else None for text in texts)
+        return None not in {one, other} and abs(one - other) <= 1
 
 
 def frozen(*texts):
@@ -293,7 +290,7 @@ def test_a_selection_that_is_stopped_freezes_what_it_has():
     assert none.oracle.record.classes == ()
 
 
-def test_what_failed_chooses_nothing_and_counts_as_failed():
+def test_what_did_not_complete_chooses_nothing_and_counts_against():
     class Failing(Steps):
         def answers(self, canvases):
             found = super().answers(canvases)
@@ -305,6 +302,13 @@ def test_what_failed_chooses_nothing_and_counts_as_failed():
     assert votes[FAILED] == 4
     assert sum(votes.values()) == 16
     assert sum(poll.most_frequent.values()) == 12
+
+    class Unsure(Steps):
+        def answers(self, canvases):
+            return [*answers(*["1"] * (len(canvases) - 1), status=Status.UNDECIDED), *answers("9")]
+
+    unsure = polled(Unsure(4))
+    assert unsure.select(16) == {"9": 4, OTHER: 0, "UNDECIDED": 12, FAILED: 0}
 
     class Silent(Steps):
         def answers(self, canvases):
