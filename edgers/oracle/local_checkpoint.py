@@ -20,7 +20,7 @@ def ask_checkpoint(asks: LocalCheckpoint, classes: Sequence[str], beside: Path) 
     """
     folder = (beside / asks.path).resolve()
     with workstation("a judge out of a checkpoint"):
-        from edgers_export.checkpoint import weights_sha256
+        from edgers_export.checkpoint import digests
         from edgers_export.teacher import LanguageModel
     complete = partial(LanguageModel(folder).complete, max_new_tokens=longest_reply(classes))
-    return {"weights": weights_sha256(folder)}, complete
+    return {"checkpoint": digests(folder)}, complete

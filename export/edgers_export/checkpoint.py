@@ -23,6 +23,7 @@ from edgers_export.llava import check_config
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 # Of another kind, transformers would unpickle it; with a slash, it might lie anywhere.
 _SHARD = re.compile(r"\w[\w.-]{0,199}\.safetensors", re.ASCII)
+_MEANING = {".safetensors", ".json", ".jinja", ".txt", ".model"}
 _CHUNK = 1 << 20
 ATTENTION = "sdpa"
 # transformers downloads and imports any other: the name of a kernel is the address of code.
@@ -79,6 +80,18 @@ def weights_sha256(folder: Path) -> str:
         for chunk in chunks(folder / shard):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file that says what a checkpoint does: weights, configuration, tokenizer, template."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _MEANING:
+            digest = hashlib.sha256()
+            for chunk in chunks(path):
+                digest.update(chunk)
+            found[path.name] = digest.hexdigest()
+    return found
 
 
 def chunks(path: Path) -> Iterator[bytes]:
