@@ -1,44 +1,115 @@
-"""The smallest student: what a text's n-grams say, at most two million parameters, trained from scratch."""
+"""A student's linear half: which runs of one to four tokens a text has, each with weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import nn
+from torch.nn import functional
 
 VOCABULARY = 4096
-_WIDTHS = (1, 3, 5)  # tokens; odd, so that a window has a middle
-_HIDDEN, _FILTERS, _DROPOUT = 96, 128, 0.5
+_WEIGHTS = 1 << 19  # of all classes together
+_LONGEST = 4  # tokens
+_MULTIPLIER = 1_000_003  # a prime; the code of a run stays far below 2^63
+_LOSS = 50.0  # of the texts, to one of the squared weights
+_STEPS = 60  # of L-BFGS; the loss is convex, and no longer moves
 
 
 class NGrams(nn.Module):
-    """Filters over neighbouring token embeddings, the maximum of each over the text, one linear layer.
+    """A linear classifier of hashed n-grams, weighted by how few texts have them (tf-idf, unit length).
 
-    Source: Kim, Convolutional Neural Networks for Sentence Classification (EMNLP 2014).
+    Runs of tokens share a weight where their hashes meet. One that no text had counts for nothing, unless it
+    meets another.
+
+    Source: Joulin et al., Bag of Tricks for Efficient Text Classification (EACL 2017), for hashed n-grams;
+    Wang and Manning, Baselines and Bigrams (ACL 2012), for how far a linear model of them goes.
 
     Args:
         vocabulary: how many token ids there are.
         classes: how many logits to give.
     """
 
+    rarity: torch.Tensor
+
     def __init__(self, vocabulary: int, classes: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary, _HIDDEN)
-        self.filters = nn.ModuleList(
-            nn.Conv1d(_HIDDEN, _FILTERS, width, padding=width // 2) for width in _WIDTHS
-        )
-        self.dropout = nn.Dropout(_DROPOUT)
-        self.head = nn.Linear(_FILTERS * len(_WIDTHS), classes)
+        self._edge, self._buckets = vocabulary, _WEIGHTS // classes
+        self.weight = nn.Parameter(torch.zeros(self._buckets, classes))
+        self.bias = nn.Parameter(torch.zeros(classes))
+        self.register_buffer("rarity", torch.zeros(self._buckets))
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Logits, float32 [batch, classes], of ids, int64 [batch, seq]; the mask is 0 on padding, else 1."""
-        inside = mask[:, None].to(torch.float32)
-        values = self.embedding(ids).transpose(1, 2) * inside  # padding looks like what lies beyond the text
-        found = [(torch.relu(each(values)) * inside).amax(-1) for each in self.filters]
-        logits: torch.Tensor = self.head(self.dropout(torch.cat(found, -1)))
-        return logits
+        runs, inside = self._runs(ids, mask)
+        values = self._values(runs, inside)
+        return (self.weight[runs] * values[..., None]).sum(1) + self.bias
+
+    def fit(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], labels: torch.Tensor) -> None:
+        """Solve for the weights; the loss is convex, so there is one solution and no seed.
+
+        Args:
+            batches: ids and mask of all texts, int64 [batch, seq].
+            labels: int64 [texts].
+        """
+        runs, lengths = self._flat(batches)
+        rows = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        self._count(runs, rows, len(lengths))
+        values = self.rarity[runs]
+        values /= torch.zeros(len(lengths)).index_add(0, rows, values.square()).sqrt()[rows]
+        starts = lengths.cumsum(0) - lengths
+        optimizer = torch.optim.LBFGS(self.parameters(), max_iter=_STEPS, line_search_fn="strong_wolfe")
+
+        def loss() -> torch.Tensor:
+            optimizer.zero_grad()
+            logits = functional.embedding_bag(
+                runs, self.weight, starts, mode="sum", per_sample_weights=values
+            )
+            wrong = functional.cross_entropy(logits + self.bias, labels, reduction="sum")
+            total = _LOSS * wrong + self.weight.square().sum() / 2
+            total.backward()  # type: ignore[no-untyped-call]
+            return total
+
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
+
+    def _flat(
+        self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The runs of all texts, one text after another, and how many each has."""
+        runs, lengths = [], []
+        for ids, mask in batches:
+            found, inside = self._runs(ids, mask)
+            runs.append(found[inside > 0])
+            lengths.append(inside.sum(1))
+        return torch.cat(runs), torch.cat(lengths)
+
+    def _count(self, runs: torch.Tensor, rows: torch.Tensor, texts: int) -> None:
+        once = torch.unique(rows * self._buckets + runs) % self._buckets
+        having = torch.bincount(once, minlength=self._buckets)
+        self.rarity.copy_(torch.where(having > 0, torch.log(1 + texts / having.clamp(min=1)), 0.0))
+
+    def _runs(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The bucket of each run, and 1 where its first token is of the text: [batch, runs].
+
+        A run may begin before the first token and end behind the last: being there is part of what it says.
+        """
+        length = mask.shape[1] + 1
+        marked = torch.where(mask == 1, ids, self._edge)
+        padded = functional.pad(marked, (1, _LONGEST - 1), value=self._edge)
+        code = torch.zeros_like(padded[:, :length])
+        runs = []
+        for start in range(_LONGEST):
+            code = (code * _MULTIPLIER + padded[:, start : start + length] + 1) % self._buckets
+            runs.append(code)
+        inside = functional.pad(mask, (1, 0), value=1)
+        return torch.cat(runs, 1), torch.cat([inside] * _LONGEST, 1)
+
+    def _values(self, runs: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+        """How much each run counts, float32 [batch, runs]; a row has length 1, or 0 without a known run."""
+        values = self.rarity[runs] * inside
+        # Not a norm: its gradient and TensorRT's version of it differ at 0.
+        return values / values.square().sum(1, keepdim=True).clamp(min=1e-6).sqrt()
 
 
 def learn_tokenizer(texts: Sequence[str]) -> Tokenizer:
