@@ -1,4 +1,4 @@
-"""A student's linear half: which runs of one to four tokens a text has, each with weights."""
+"""A student's linear half: which runs of one to three tokens a text has, each with weights."""
 
 from __future__ import annotations
 
@@ -11,34 +11,37 @@ from torch.nn import functional
 
 VOCABULARY = 4096
 _WEIGHTS = 1 << 19  # of all classes together
-_LONGEST = 4  # tokens
+_LONGEST = 3  # tokens
 _MULTIPLIER = 1_000_003  # a prime; the code of a run stays far below 2^63
-_LOSS = 50.0  # of the texts, to one of the squared weights
+_PRIOR = 0.3  # texts of each class that are thought to have a run before any is counted
+_LEAST = 0.5  # what a run counts for that all classes have alike
+_LOSS = 50.0  # weight of the texts' loss beside that of the squared weights
 _STEPS = 60  # of L-BFGS; the loss is convex, and no longer moves
 
 
 class NGrams(nn.Module):
-    """A linear classifier of hashed n-grams, weighted by how few texts have them (tf-idf, unit length).
+    """A linear classifier of hashed n-grams; one that a single class has counts for more than one all have.
 
-    Runs of tokens share a weight where their hashes meet. One that no text had counts for nothing, unless it
-    meets another.
+    Runs of tokens share their weights where their hashes meet. One that no text had counts for nothing,
+    unless it meets another.
 
-    Source: Joulin et al., Bag of Tricks for Efficient Text Classification (EACL 2017), for hashed n-grams;
-    Wang and Manning, Baselines and Bigrams (ACL 2012), for how far a linear model of them goes.
+    Source: Wang and Manning, Baselines and Bigrams (ACL 2012), for the log-count ratio that n-grams are
+    scaled by, here the largest over the classes; Joulin et al., Bag of Tricks for Efficient Text
+    Classification (EACL 2017), for hashing them.
 
     Args:
         vocabulary: how many token ids there are.
         classes: how many logits to give.
     """
 
-    rarity: torch.Tensor
+    telling: torch.Tensor
 
     def __init__(self, vocabulary: int, classes: int) -> None:
         super().__init__()
-        self._edge, self._buckets = vocabulary, _WEIGHTS // classes
+        self._edge, self._classes, self._buckets = vocabulary, classes, _WEIGHTS // classes
         self.weight = nn.Parameter(torch.zeros(self._buckets, classes))
         self.bias = nn.Parameter(torch.zeros(classes))
-        self.register_buffer("rarity", torch.zeros(self._buckets))
+        self.register_buffer("telling", torch.zeros(self._buckets))
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Logits, float32 [batch, classes], of ids, int64 [batch, seq]; the mask is 0 on padding, else 1."""
@@ -55,8 +58,8 @@ class NGrams(nn.Module):
         """
         runs, lengths = self._flat(batches)
         rows = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-        self._count(runs, rows, len(lengths))
-        values = self.rarity[runs]
+        self._count(runs, rows, labels)
+        values = self.telling[runs]
         values /= torch.zeros(len(lengths)).index_add(0, rows, values.square()).sqrt()[rows]
         starts = lengths.cumsum(0) - lengths
         optimizer = torch.optim.LBFGS(self.parameters(), max_iter=_STEPS, line_search_fn="strong_wolfe")
@@ -84,10 +87,20 @@ class NGrams(nn.Module):
             lengths.append(inside.sum(1))
         return torch.cat(runs), torch.cat(lengths)
 
-    def _count(self, runs: torch.Tensor, rows: torch.Tensor, texts: int) -> None:
-        once = torch.unique(rows * self._buckets + runs) % self._buckets
-        having = torch.bincount(once, minlength=self._buckets)
-        self.rarity.copy_(torch.where(having > 0, torch.log(1 + texts / having.clamp(min=1)), 0.0))
+    def _count(self, runs: torch.Tensor, rows: torch.Tensor, labels: torch.Tensor) -> None:
+        """How much each run tells: the texts of a class that have it, beside the mean of the other classes.
+
+        Classes are counted as if they had equally many texts.
+        """
+        once = torch.unique(rows * self._buckets + runs)
+        place, label = once % self._buckets, labels[once // self._buckets]
+        counts = torch.bincount(place * self._classes + label, minlength=self._buckets * self._classes)
+        sizes = torch.bincount(labels, minlength=self._classes)
+        having = counts.view(self._buckets, self._classes) / sizes * sizes.float().mean()
+        together = having.sum(1, keepdim=True)
+        others = (together - having) / (self._classes - 1)
+        ratio = ((having + _PRIOR) / (others + _PRIOR)).log().abs().amax(1)
+        self.telling.copy_(torch.where(together[:, 0] > 0, ratio + _LEAST, 0.0))
 
     def _runs(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The bucket of each run, and 1 where its first token is of the text: [batch, runs].
@@ -107,9 +120,8 @@ class NGrams(nn.Module):
 
     def _values(self, runs: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
         """How much each run counts, float32 [batch, runs]; a row has length 1, or 0 without a known run."""
-        values = self.rarity[runs] * inside
-        # Not a norm: its gradient and TensorRT's version of it differ at 0.
-        return values / values.square().sum(1, keepdim=True).clamp(min=1e-6).sqrt()
+        values = self.telling[runs] * inside
+        return values / values.square().sum(1, keepdim=True).clamp(min=_LEAST**2).sqrt()
 
 
 def learn_tokenizer(texts: Sequence[str]) -> Tokenizer:

@@ -26,7 +26,6 @@ OPSET = 24
 _BATCH, _RATE, _WEIGHT_DECAY = 32, 2e-3, 0.01
 _SMOOTHING = 0.05  # of labels: a teacher errs
 _MEMBERS = 3  # more learn little more, and take longer
-_LINEAR = 2.0  # weight of the linear half: it is the better one, and its logits are as large
 
 Progress = Callable[[int], None]
 Rows = list[torch.Tensor]  # the ids of each text, int64 [tokens]
@@ -88,7 +87,7 @@ class Scratch(nn.Module):
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Logits, float32 [batch, classes], of ids, int64 [batch, seq]; the mask is 0 on padding, else 1."""
-        logits: torch.Tensor = _LINEAR * self.linear(ids, mask) + self.learned(ids, mask)
+        logits: torch.Tensor = self.linear(ids, mask) + self.learned(ids, mask)
         return logits
 
 
