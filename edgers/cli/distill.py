@@ -70,7 +70,7 @@ _DETOUR = 0.2  # share of the vocabulary that is withheld
     type=PATH,
     help="Folder of a local Hugging Face encoder to start from; from scratch unless given.",
 )
-@click.option("--epochs", type=click.IntRange(1, 10_000), default=40, show_default=True, help="Of training.")
+@click.option("--epochs", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Of training.")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of noise, split and training."
 )

@@ -13,8 +13,8 @@ from torch import nn
 
 from edgers_engines.errors import InputError
 from edgers_engines.manifest import Pairs
-from edgers_export.ngrams import NGrams
-from edgers_export.student import Student
+from edgers_export.convolutions import Committee
+from edgers_export.student import Scratch, Student
 from edgers_export.text_reader import TextReader
 
 FALSE_MATCHES = 0.01  # share of pairs with two labels that may match
@@ -28,7 +28,7 @@ class Embedder(TextReader):
 
 
 class _Centred(nn.Module):
-    def __init__(self, model: NGrams, centre: torch.Tensor) -> None:
+    def __init__(self, model: Committee, centre: torch.Tensor) -> None:
         super().__init__()
         self.model = model
         self.centre = nn.Parameter(centre, requires_grad=False)
@@ -39,7 +39,7 @@ class _Centred(nn.Module):
 
 
 class _Features(nn.Module):
-    def __init__(self, model: NGrams) -> None:
+    def __init__(self, model: Committee) -> None:
         super().__init__()
         self.model = model
 
@@ -48,7 +48,7 @@ class _Features(nn.Module):
 
 
 def embedder_of(student: Student, texts: Sequence[str]) -> Embedder:
-    """The features of a student from scratch, before its last layer, less their mean.
+    """The features that a student from scratch has learned, before its last layer, less their mean.
 
     No feature is negative, so without that every two texts would look alike.
 
@@ -59,11 +59,11 @@ def embedder_of(student: Student, texts: Sequence[str]) -> Embedder:
     Raises:
         InputError: no texts, or a student of another kind.
     """
-    if not isinstance(student.model, NGrams) or not texts:
+    if not isinstance(student.model, Scratch) or not texts:
         raise InputError("an embedder is made of a student trained from scratch, and texts that it learned")
-    features = Embedder(model=_Features(student.model), tokenizer=student.tokenizer).vectors(texts)
+    features = Embedder(model=_Features(student.model.learned), tokenizer=student.tokenizer).vectors(texts)
     centre = torch.tensor(np.nanmean(features, axis=0, dtype=np.float64), dtype=torch.float32)
-    return Embedder(model=_Centred(student.model, centre), tokenizer=student.tokenizer)
+    return Embedder(model=_Centred(student.model.learned, centre), tokenizer=student.tokenizer)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import nn
 
 from edgers_export.checkpoint import ATTENTION, check_folder, check_report
 from edgers_export.errors import ExportError
-from edgers_export.student import Progress, Student, classes_of, learn
+from edgers_export.student import Lesson, Progress, Student, classes_of, learn
 from edgers_export.text_model import load_weights, positions, text_tokenizer
 from edgers_export.text_reader import MAX_TOKENS
 
@@ -75,7 +75,8 @@ def fine_tune(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student = _untaught(folder, classes)
-        learn(student, texts, labels, epochs=epochs, rate=rate, progress=progress)
+        lesson = Lesson.of(student, texts, labels)
+        learn([student.model], lesson, epochs=epochs, rate=rate, progress=progress)
     return student
 
 

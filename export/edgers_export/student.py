@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn import functional
 
 from edgers_engines.errors import InputError
+from edgers_export.convolutions import Committee, Convolutions
 from edgers_export.ngrams import NGrams, learn_tokenizer
 from edgers_export.text_reader import ROWS, TextReader, padded
 from edgers_export.threads import torch_threads
@@ -20,7 +22,7 @@ from edgers_export.threads import torch_threads
 _WEIGHT_DECAY = 0.01
 _RATE = 2e-3  # of learning from scratch
 _SMOOTHING = 0.05  # of labels: a teacher errs
-_NOISE = 0.1  # share of tokens that training replaces, so that no single word decides
+_MEMBERS = 3  # more learn little more, and take longer
 
 Progress = Callable[[int], None]
 
@@ -41,11 +43,54 @@ class Student(TextReader):
         return self.vectors(texts)
 
 
+class Scratch(nn.Module):
+    """What a text's n-grams say linearly, and what a committee of small networks has learned, added up.
+
+    Args:
+        vocabulary: how many token ids there are.
+        classes: how many logits to give.
+    """
+
+    def __init__(self, vocabulary: int, classes: int) -> None:
+        super().__init__()
+        self.linear = NGrams(vocabulary, classes)
+        self.learned = Committee(Convolutions(vocabulary, classes) for _ in range(_MEMBERS))
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Logits, float32 [batch, classes], of ids, int64 [batch, seq]; the mask is 0 on padding, else 1."""
+        logits: torch.Tensor = self.linear(ids, mask) + self.learned(ids, mask)
+        return logits
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Texts that a student can read, as token ids, and the index of each one's class, int64 [texts]."""
+
+    rows: list[list[int]]
+    labels: torch.Tensor
+
+    @classmethod
+    def of(cls, student: Student, texts: Sequence[str], labels: Sequence[str]) -> Lesson:
+        """Texts with a label each; those that cannot be read are left out.
+
+        Raises:
+            InputError: no text of some class can be read.
+        """
+        pairs = [(row, label) for row, label in zip(student.rows(texts), labels, strict=True) if row]
+        if unread := sorted(set(student.classes) - {label for _, label in pairs}):
+            raise InputError(
+                f"no text of the class {unread[0]!r} has 1 to {student.max_tokens} tokens, which a student "
+                "reads"
+            )
+        indices = [student.classes.index(label) for _, label in pairs]
+        return cls([row for row, _ in pairs], torch.tensor(indices))
+
+
 def train_from_scratch(
     texts: Sequence[str],
     labels: Sequence[str],
     *,
-    epochs: int = 40,
+    epochs: int = 20,
     seed: int = 0,
     progress: Progress = lambda _texts: None,
 ) -> Student:
@@ -66,9 +111,12 @@ def train_from_scratch(
     with torch.random.fork_rng(devices=[]), torch_threads(1):
         torch.manual_seed(seed)
         tokenizer = learn_tokenizer(texts)
-        model = NGrams(tokenizer.get_vocab_size(), len(classes))
+        model = Scratch(tokenizer.get_vocab_size(), len(classes))
         student = Student(model=model, tokenizer=tokenizer, classes=classes)
-        learn(student, texts, labels, epochs=epochs, rate=_RATE, noise=_NOISE, progress=progress)
+        lesson = Lesson.of(student, texts, labels)
+        model.linear.fit(lesson.rows, lesson.labels)
+        learn(model.learned.members, lesson, epochs=epochs, rate=_RATE, progress=progress)
+    model.eval()
     return student
 
 
@@ -85,58 +133,30 @@ def classes_of(texts: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def learn(
-    student: Student,
-    texts: Sequence[str],
-    labels: Sequence[str],
-    *,
-    epochs: int,
-    rate: float,
-    noise: float = 0.0,
-    progress: Progress,
+    members: Iterable[nn.Module], lesson: Lesson, *, epochs: int, rate: float, progress: Progress
 ) -> None:
-    """Teach a student in place, by torch's random numbers; texts that it cannot read are left out.
+    """Teach networks in place, by torch's random numbers: each is to be right alone.
 
     Args:
-        student: with one logit for each class.
-        texts: to learn from.
-        labels: the class of each.
+        members: from (ids, mask) to a logit for each class.
+        lesson: what to learn.
         epochs: how often each text is seen.
         rate: of learning, at its highest.
-        noise: share of tokens that are replaced by others.
         progress: called with the number of texts learned from since the last call.
-
-    Raises:
-        InputError: no text of some class can be read.
     """
-    rows, wanted = _readable(student, texts, labels)
-    steps = epochs * math.ceil(len(rows) / ROWS)
-    optimizer = torch.optim.AdamW(student.model.parameters(), rate, weight_decay=_WEIGHT_DECAY)
+    networks = nn.ModuleList(members).train()
+    steps = epochs * math.ceil(len(lesson.rows) / ROWS)
+    optimizer = torch.optim.AdamW(networks.parameters(), rate, weight_decay=_WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    student.model.train()
     for _ in range(epochs):
-        for chosen in torch.split(torch.randperm(len(rows)), ROWS):
-            ids, mask = padded([rows[index] for index in chosen])
-            others = torch.randint(student.vocabulary, ids.shape)
-            ids = torch.where(torch.rand(ids.shape) < noise, others, ids)
-            loss = functional.cross_entropy(
-                student.model(ids, mask), wanted[chosen], label_smoothing=_SMOOTHING
-            )
+        for chosen in torch.split(torch.randperm(len(lesson.rows)), ROWS):
+            ids, mask = padded([lesson.rows[index] for index in chosen])
+            wanted = lesson.labels[chosen]
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            for network in networks:
+                loss = functional.cross_entropy(network(ids, mask), wanted, label_smoothing=_SMOOTHING)
+                loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             progress(len(chosen))
-    student.model.eval()
-
-
-def _readable(
-    student: Student, texts: Sequence[str], labels: Sequence[str]
-) -> tuple[list[list[int]], torch.Tensor]:
-    """Token ids, and the index of the class, of each text that has any."""
-    pairs = [(row, label) for row, label in zip(student.rows(texts), labels, strict=True) if row]
-    if unread := sorted(set(student.classes) - {label for _, label in pairs}):
-        raise InputError(
-            f"no text of the class {unread[0]!r} has 1 to {student.max_tokens} tokens, which a student reads"
-        )
-    rows = [row for row, _ in pairs]
-    return rows, torch.tensor([student.classes.index(label) for _, label in pairs])
+    networks.eval()

@@ -27,7 +27,7 @@ from edgers_engines.engine import open_backend
 from edgers_engines.errors import BackendError, InputError
 from edgers_engines.image import CameraImage
 from edgers_engines.text_embedder import TextEmbedder
-from edgers_engines.vlm import Answer, Question, Status
+from edgers_engines.vlm import Answer, Question, Status, VisionLanguageModel
 from tests.edgers.hostile import command, refused
 from tests.students import labelled_texts
 
@@ -458,7 +458,7 @@ def test_a_prediction_is_refused_in_one_line(clusters_bundle, first_frame):
 
 def test_clusters_teach_no_other_oracle(clusters_bundle):
     with pytest.raises(InputError, match="the oracle 'meaning' makes clusters: it has no class before"):
-        open_text_oracle(SimpleNamespace(bundle=clusters_bundle, embedder=lambda _record: None), "meaning")
+        open_text_oracle(VisionLanguageModel(clusters_bundle), "meaning")
 
 
 def test_the_command_line_certifies_verifies_and_inspects(

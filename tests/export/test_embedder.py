@@ -100,7 +100,7 @@ def test_a_name_that_is_taken_is_refused(clusters_bundle, embedder, tmp_path):
 def test_an_embedder_needs_a_student_from_scratch_and_its_texts(student):
     with pytest.raises(InputError, match="made of a student trained from scratch"):
         embedder_of(student, [])
-    other = replace(student, model=student.model.head)
+    other = replace(student, model=student.model.learned)
     with pytest.raises(InputError, match="made of a student trained from scratch"):
         embedder_of(other, ["left"])
 
