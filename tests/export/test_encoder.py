@@ -29,7 +29,7 @@ HARD = [
     "stop <pad> [PAD] [MASK] <mask>",
     "x",
 ]
-EPOCHS, RATE = 20, 3e-3
+EPOCHS, RATE = 12, 3e-3
 
 
 @pytest.fixture(scope="module", autouse=True)
