@@ -11,6 +11,7 @@ from edgers_engines.errors import InputError
 from edgers_export.encoder import TYPES
 from edgers_export.errors import ExportError
 from edgers_export.teacher import OTHER, Labeller, LanguageModel
+from edgers_export.text_model import text_tokenizer
 from edgers_export.threads import torch_threads
 from tests import encoders
 from tests.encoders import POSITIONS, TEXTS
@@ -292,3 +293,4 @@ def test_a_blank_that_stands_before_a_first_word_only_stands_nowhere_else(tmp_pa
     )
     assert ("x" in own.decode(wanted).removeprefix("<s>")[:1]) == (template is None)
     assert LanguageModel(folder)._chat.ids("left, a") == wanted
+    assert template or text_tokenizer(folder, len(own)).encode("left, a").ids == wanted
