@@ -11,6 +11,7 @@ from edgers_engines.errors import InputError
 from edgers_export.encoder import TYPES
 from edgers_export.errors import ExportError
 from edgers_export.teacher import OTHER, Labeller, LanguageModel
+from edgers_export.text_model import text_tokenizer
 from edgers_export.threads import torch_threads
 from tests import encoders
 from tests.encoders import POSITIONS, TEXTS
@@ -278,3 +279,18 @@ def test_an_end_token_beyond_the_vocabulary_is_refused(language_copy):
     edit(language_copy / "generation_config.json", eos_token_id=99999)
     with pytest.raises(ExportError, match="eos_token_id"):
         LanguageModel(language_copy)
+
+
+@pytest.mark.parametrize("template", [None, CHATML])
+def test_a_blank_that_stands_before_a_first_word_only_stands_nowhere_else(tmp_path, template):
+    """As SentencePiece has it; here the blank is written as an x."""
+    folder = encoders.write_llama(tmp_path / "c", template)
+    first = {"type": "Metaspace", "replacement": "x", "prepend_scheme": "first", "split": False}
+    edit(folder / "tokenizer.json", pre_tokenizer=first)
+    own, turn = plain(folder), [{"role": "user", "content": "left, a"}]
+    wanted = (
+        own.apply_chat_template(turn, add_generation_prompt=True) if template else own("left, a").input_ids
+    )
+    assert ("x" in own.decode(wanted).removeprefix("<s>")[:1]) == (template is None)
+    assert LanguageModel(folder)._chat.ids("left, a") == wanted
+    assert template or text_tokenizer(folder, len(own)).encode("left, a").ids == wanted
