@@ -33,6 +33,7 @@ _COMMANDS = {
     "unpack": "Make a bundle from such a file, checking every byte.",
     "doctor": "Show what this machine has, and what is wrong.",
     "collect": "Write what a bundle answers about noisy images into a file.",
+    "ready": "Oracles and labelled answers that come with edgers.",
     "ablate-oracles": "Compare oracles on the same stored answers.",
     "lint-rules": "Find rules that no answer ever reaches.",
     "distill": "Train an oracle on labelled answers (workstation).",

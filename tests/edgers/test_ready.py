@@ -2,12 +2,20 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import edgers
 import edgers_export
+from edgers.answers import read_answers
+from edgers.oracle.definition import read_rules
+from edgers.oracle.lint import lint
+from edgers.oracle.named import open_defined
+from edgers.oracle.ready import READY as READY_NAMES
+from tests.edgers.hostile import command
 
 READY = Path(edgers.__file__).parent / "oracle" / "ready"
 HARM = Path(edgers_export.__file__).parent / "harm"
@@ -88,6 +96,38 @@ def test_the_refusal_rules_have_one_class_and_no_pattern_twice():
     assert {rule["label"] for rule in made["rules"]} == {"refused"}
     patterns = [rule["pattern"] for rule in made["rules"]]
     assert len(set(patterns)) == len(patterns)
+
+
+def test_the_rules_are_read_as_this_test_reads_them(refused):
+    oracle = open_defined(READY / "refusals.json")
+    said = [oracle.classify_text(text) == "refused" for text in (*REFUSALS, *ANSWERS)]
+    assert said == [refused(text) for text in (*REFUSALS, *ANSWERS)]
+
+
+def test_no_rule_is_never_reached():
+    found = lint(read_rules(READY / "refusals.json"))
+    assert found.unreachable == ()
+
+
+def test_what_is_ready_is_listed_and_printed(monkeypatch, capsys):
+    for name in READY_NAMES:
+        assert name in command(monkeypatch, capsys, "ready").out
+
+
+@pytest.mark.parametrize("name", READY_NAMES)
+def test_what_is_printed_can_be_read(name, tmp_path):
+    file = tmp_path / "printed.json"
+    edgers_command = [sys.executable, "-m", "edgers", "ready", name]
+    file.write_bytes(subprocess.run(edgers_command, capture_output=True, check=True).stdout)
+    if name == "harm-answers":
+        assert len(read_answers([file])) > 3000
+    else:
+        assert open_defined(file).record.classes
+
+
+def test_what_is_not_ready_is_named(monkeypatch, capsys):
+    refused_by = command(monkeypatch, capsys, "ready", "nothing")
+    assert (refused_by.code, "refusals, harm-judge, harm-answers" in refused_by.err) == (2, True)
 
 
 def test_the_judge_is_told_both_classes_the_text_once_and_to_reply_with_one_word():
