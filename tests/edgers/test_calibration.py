@@ -18,7 +18,7 @@ def answer(text, image="1", label="a", **given):
 
 
 def with_counts(bundle, *counts, **fields):
-    (record,) = bundle.manifest.classifiers
+    *_, record = bundle.manifest.classifiers
     made = tuple(Confusion(teacher=t, student=s, count=n) for t, s, n in counts)
     oracles = (*bundle.manifest.oracles[:-1], replace(record, calibration=made, **fields))
     return replace(bundle.manifest, oracles=oracles)

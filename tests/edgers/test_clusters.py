@@ -189,7 +189,7 @@ def test_memory_for_texts_is_bounded():
 @pytest.fixture(scope="module")
 def embedding(clusters_bundle):
     def make(**fields):
-        (record,) = clusters_bundle.manifest.text_models
+        *_, record = clusters_bundle.manifest.text_models
         embedder = TextEmbedder(clusters_bundle, replace(record, **fields), open_backend(threads=1))
         return Embedding(embedder, clusters_bundle.manifest)
 

@@ -119,7 +119,7 @@ def test_an_oracle_that_is_not_what_it_says_is_refused_when_it_is_loaded(cluster
     damage, error, said = LATER[name]
     damage(clusters_copy)
     bundle = Bundle.load(clusters_copy)
-    (record,) = bundle.manifest.text_models
+    *_, record = bundle.manifest.text_models
     with pytest.raises(error, match=said):
         TextEmbedder(bundle, record, open_backend())
 
@@ -135,7 +135,7 @@ def test_a_manifest_that_is_written_back_is_the_same_bundle(clusters_copy, clust
 @pytest.fixture(scope="module")
 def load(clusters_bundle):
     def make(**fields):
-        (record,) = clusters_bundle.manifest.text_models
+        *_, record = clusters_bundle.manifest.text_models
         return TextEmbedder(clusters_bundle, replace(record, **fields), open_backend(threads=1))
 
     return make

@@ -15,7 +15,7 @@ TEXTS = [text for text, _ in labelled_texts()]
 
 
 def load(bundle, **fields):
-    (record,) = bundle.manifest.classifiers
+    *_, record = bundle.manifest.classifiers
     return TextClassifier(bundle, replace(record, **fields), open_backend(threads=1))
 
 
@@ -60,7 +60,7 @@ def test_no_texts_have_no_logits(classifier):
 
 
 def test_a_self_test_that_does_not_hold_refuses_the_classifier(taught_bundle):
-    (record,) = taught_bundle.manifest.classifiers
+    *_, record = taught_bundle.manifest.classifiers
     first, *rest = record.self_test
     wrong = replace(first, logits=tuple(logit + 0.1 for logit in first.logits))
     with pytest.raises(BackendError, match="the self-test of the oracle learned failed on this machine"):
