@@ -27,6 +27,7 @@ bench: $(FULL)/.installed $(DEVICE)/.installed
 	$(FULL)/bin/python bench/bounds.py
 	$(FULL)/bin/python bench/decisions.py
 	$(FULL)/bin/python bench/sequential.py
+	$(FULL)/bin/python bench/oracles.py
 	$(FULL)/bin/python bench/harm.py
 	$(FULL)/bin/python bench/gate.py
 	$(FULL)/bin/python bench/against_transformers.py build/miniature

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import io
+import json
 import shutil
 import tempfile
 from functools import cache
@@ -154,6 +155,38 @@ def prompts() -> tuple[bytes, ...]:
         "a\n\t|OTHER,",
     )
     return tuple(text.encode() for text in texts)
+
+
+def definitions() -> tuple[bytes, ...]:
+    """A file of every kind of oracle, and a line of stored answers."""
+    asked = [
+        {"kind": "endpoint", "base_url": "http://127.0.0.1:1/v1", "model": "m", "key_env": "KEY"},
+        {"kind": "bundle", "path": "judge", "digest": "0" * 64},
+        {"kind": "checkpoint", "path": "model"},
+    ]
+    judges = [
+        {
+            "kind": "judge",
+            "name": "j",
+            "classes": ["same", "different"],
+            "instructions": "<{text}>",
+            "asks": asks,
+        }
+        for asks in asked
+    ]
+    rules = [
+        {"pattern": "left *", "label": "left"},
+        {"pattern": "*", "unless": ["* not *"], "label": "right"},
+    ]
+    return tuple(
+        json.dumps(each).encode()
+        for each in (
+            {"kind": "rules", "name": "r", "rules": rules, "field": "action"},
+            *judges,
+            {"kind": "clusters", "name": "c", "judge": judges[0]},
+            {"text": "left, a box", "label": "left", "image": "1.png", "sigma": 0.5, "detour": True},
+        )
+    )
 
 
 def rules() -> tuple[bytes, ...]:

@@ -12,6 +12,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from io import StringIO
@@ -23,9 +24,11 @@ from rich.console import Console
 from scipy.special import bdtrc, ndtr, ndtri
 
 from edgers import demo
+from edgers.answers import read_answers
 from edgers.certificate import Certificate, CertificateError
 from edgers.oracle.base import OTHER, RESERVED
 from edgers.oracle.choices import Choices
+from edgers.oracle.definition import read_definition
 from edgers.oracle.json_field import read_field
 from edgers.oracle.lint import lint
 from edgers.oracle.pattern import spelled, words_of
@@ -308,6 +311,25 @@ def _lint(definition: manifest.Rules, oracle: Rules, text: str) -> None:
             law(following and following.label == finding.label, "what is redundant can be left out")
 
 
+def read_oracle(data: bytes) -> None:
+    """A file that defines an oracle: as it is, or a real one with edits; then the same as stored answers."""
+    draws, path = Draws(data), seeds.folder() / "oracle.json"
+    text = data if data.startswith(b"{") else _edited(draws.choice(seeds.definitions()), draws.rest())
+    path.write_bytes(text)
+    with suppress(InputError):
+        read_answers([path])
+    try:
+        found = read_definition(path)
+    except InputError:
+        return
+    path.write_bytes(dump(found))
+    law(read_definition(path) == found, "a definition that is read can be written and read again")
+    if isinstance(found, manifest.Rules):
+        with suppress(InputError):
+            labels = Rules(found).classify_texts(["left, a box", '{"action": "left"}'])
+            law({*labels} <= {*found.classes, OTHER}, "a label is a class of the rules, or OTHER")
+
+
 def bound_and_radius(data: bytes) -> None:
     """Votes, samples, alpha, sigma and floor to bound, radius and the sampler's distance."""
     draws = Draws(data)
@@ -359,6 +381,7 @@ class Target:
 TARGETS = {
     "numbers": Target(bound_and_radius, lambda: seeds.EDITS, 500_000, 64),
     "rules": Target(match_rules, seeds.rules, 300_000),
+    "oracle": Target(read_oracle, lambda: (*seeds.EDITS, *seeds.definitions()), 100_000, 4096),
     "text": Target(encode_text, seeds.prompts, 300_000),
     "graph": Target(read_onnx, seeds.graphs, 200_000, 2048),
     "image": Target(read_picture, seeds.images, 200_000, 2048),

@@ -46,7 +46,7 @@ def all_widths(width):
 
 
 REFUSED = {
-    "a threshold of one": (clusters(threshold=1.0), r"oracles\[4\]\.threshold|< 1\.0"),
+    "a threshold of one": (clusters(threshold=1.0), r"oracles\[5\]\.threshold|< 1\.0"),
     "a threshold of minus one": (clusters(threshold=-1.0), "> -1.0"),
     "a threshold above one": (clusters(threshold=7.5), "< 1.0"),
     "a threshold that is no number": (not_a_number("threshold"), "NaN is not a JSON number"),
