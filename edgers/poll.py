@@ -138,12 +138,7 @@ class Poll:
         for chunk, following in self._chunks_ahead(stream, samples, first, then):
             if stop(votes):
                 break
-            answers = self._answers(chunk, following)
-            labels = self._labelled(answers)
-            votes.update(labels)
-            for name, answer in zip(labels, answers, strict=True):
-                if len(self.kept[name]) < keep:
-                    self.kept[name].append(answer.text)
+            votes.update(self._labels(chunk, following, keep))
             self._progress(chunk.rows)
         return self._checked(votes)
 
@@ -183,6 +178,14 @@ class Poll:
         if votes[FAILED] and votes[FAILED] == votes.total():
             raise self._failure or BackendError(f"every sample {self._fault()}")
         return dict(votes)
+
+    def _labels(self, chunk: Chunk, following: Chunk | None, keep: int) -> list[str]:
+        answers = self._answers(chunk, following)
+        labels = self._labelled(answers)
+        for name, answer in zip(labels, answers, strict=True):
+            if len(self.kept[name]) < keep:
+                self.kept[name].append(answer.text)
+        return labels
 
     def _answers(self, chunk: Chunk, following: Chunk | None) -> list[Answer]:
         start = time.perf_counter()

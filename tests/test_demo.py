@@ -7,13 +7,15 @@ from scipy.stats import binom
 
 from edgers import demo
 from edgers.certify import Certifier
+from edgers.demo import teach
 from edgers.demo.accuracy import Examiner, measure, table
 from edgers.demo.build import CARD, rule_oracles, stored_accuracy, with_table
+from edgers.oracle.named import open_text_oracle
 from edgers_export.demo.layout import KEY_WORDS
 from edgers_export.demo.questions import QUESTIONS
 from edgers_export.demo.scenes import draw_pool
 
-FRESH_SEED = 30_000  # neither the training's scenes nor the card's
+FRESH_SEED = 50_000  # neither the training's scenes nor the card's nor those that taught the oracle
 SCENES = 150
 TARGETS = {0.25: 0.95, 0.5: 0.90}
 
@@ -88,7 +90,17 @@ def test_the_measurement_covers_clear_and_hard_scenes(demo_bundle):
 
 
 def test_the_shipped_oracles_are_those_that_are_built(demo_bundle):
-    assert demo_bundle.manifest.oracles == rule_oracles()
+    assert demo_bundle.manifest.rules == rule_oracles()
+    (learned,) = demo_bundle.manifest.classifiers
+    assert learned.name == teach.NAME
+    assert sum(each.count for each in learned.calibration) == 1000
+
+
+def test_the_learned_oracle_says_what_the_rules_say(demo_model):
+    reasons = ("a box blocks the way.", "the way is clear.")
+    said = [f"{action}, {why}" for action in demo.ACTIONS for why in reasons]
+    rules, learned = (open_text_oracle(demo_model, name) for name in (teach.TEACHER, teach.NAME))
+    assert learned.classify_texts(said) == rules.classify_texts(said)
 
 
 def test_the_bundle_is_small():

@@ -44,11 +44,9 @@ def command(*, path: Path | None, bundle_path: Path | None, as_json: bool) -> in
 def _given(path: Path | None, bundle_path: Path | None) -> list[Rules]:
     from edgers.demo import load_bundle
     from edgers.oracle.definition import read_rules
-    from edgers_engines.manifest import Rules
 
     if path is None:
-        bundle = load_bundle(bundle_path)
-        return [oracle for oracle in bundle.manifest.oracles if isinstance(oracle, Rules)]
+        return list(load_bundle(bundle_path).manifest.rules)
     if bundle_path is not None:
         raise InputError("give either a file of rules or --bundle, not both")
     return [read_rules(path)]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import click
 
-from edgers.cli.output import stdout
+from edgers.cli.options import json_option
+from edgers.cli.output import print_json, stdout
 
 
 @click.command("ready")
 @click.argument("name", required=False)
-def command(*, name: str | None) -> int:
+@json_option
+def command(*, name: str | None, as_json: bool) -> int:
     """List what comes with edgers for oracles, or print one of them, to be saved in a file of your own.
 
     As in: edgers ready harm-judge > judge.json
@@ -18,6 +20,10 @@ def command(*, name: str | None) -> int:
 
     if name is not None:
         click.echo(ready(name).content(), nl=False)
+        return 0
+    if as_json:
+        for each, what in READY.items():
+            print_json({"name": each, "summary": what.summary})
         return 0
     from rich.table import Table
 

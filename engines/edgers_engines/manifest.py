@@ -361,6 +361,11 @@ class Manifest(Record, frozen=True, kw_only=True):
         return ACTIVATIONS[self.precision]
 
     @property
+    def rules(self) -> tuple[Rules, ...]:
+        """The oracles made of rules."""
+        return tuple(oracle for oracle in self.oracles if isinstance(oracle, Rules))
+
+    @property
     def classifiers(self) -> tuple[Classifier, ...]:
         """The oracles that learned their classes."""
         return tuple(oracle for oracle in self.oracles if isinstance(oracle, Classifier))

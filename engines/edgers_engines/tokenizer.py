@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from tokenizers import Tokenizer
 
 MAX_PATTERNS = 4  # replacements by regular expression; each may at most double a text
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 MAX_FRAME = 16  # special tokens that a tokenizer puts around a text
 
 
@@ -57,12 +59,17 @@ def frame(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def _spelled(tokenizer: Tokenizer, unknown: object) -> list[str]:
-    """Special tokens that a text becomes by holding their name; any text may become the unknown one."""
+    """Special tokens that a text becomes by holding their name.
+
+    Any text may become the unknown one, and a letter without a token becomes its bytes.
+    """
     found = []
     for token, added in tokenizer.get_added_tokens_decoder().items():
+        if added.content == unknown or _BYTE.fullmatch(added.content):
+            continue
         texts = [added.content, f"a {added.content} a", f"a{added.content}a"]
         encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
-        if added.content != unknown and any(token in text.ids for text in encoded):
+        if any(token in text.ids for text in encoded):
             found.append(added.content)
     return found
 

@@ -198,7 +198,7 @@ def test_a_reserved_class_is_refused():
 
 
 def test_every_rule_of_the_demo_bundle_is_needed(demo_bundle):
-    for definition in demo_bundle.manifest.oracles:
+    for definition in demo_bundle.manifest.rules:
         assert {finding.status for finding in lint(definition).rules} == {"reachable"}
 
 

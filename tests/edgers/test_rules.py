@@ -366,7 +366,7 @@ def test_a_class_that_is_reserved_blank_or_not_printable_is_refused(name, said):
 
 
 def test_every_oracle_of_the_demo_bundle_can_be_used(demo_bundle):
-    for definition in demo_bundle.manifest.oracles:
+    for definition in demo_bundle.manifest.rules:
         oracle = Rules(definition)
         assert oracle.record.name == definition.name
         assert oracle.classify_text("zzgrmpf") == OTHER

@@ -276,7 +276,7 @@ def reads(monkeypatch):
 class TestOrder:
     def test_files_manifest_digests_reader_and_only_then_a_parser(self, bundle_copy, reads):
         VisionLanguageModel(Bundle.load(bundle_copy))
-        load = ["files", "manifest", *["digest"] * 5, *["reader"] * 3]
+        load = ["files", "manifest", *["digest"] * 8, *["reader"] * 4]
         assert reads == [*load, "tokenizer", "digest", *["runtime"] * 3]
 
     @pytest.mark.parametrize("name", FILES)

@@ -17,7 +17,7 @@ from tests.students import labelled_texts
 
 ORACLE = "oracle-meaning"
 TEXTS = [text for text, _ in labelled_texts()]
-WIDTH = 384
+WIDTH = 576  # three members, three widths, 64 filters
 
 
 def clusters(**fields):

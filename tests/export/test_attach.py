@@ -50,4 +50,4 @@ def test_a_name_that_no_file_can_have_is_refused_and_leaves_nothing(demo_bundle,
 
 def test_a_second_oracle_stands_beside_the_first(taught_bundle, student, tmp_path):
     both = attach(taught_bundle, student, "again", ["stop", "left, a box."], tmp_path / "both")
-    assert [oracle.name for oracle in both.manifest.classifiers] == ["learned", "again"]
+    assert [oracle.name for oracle in both.manifest.classifiers] == ["robot-action", "learned", "again"]
