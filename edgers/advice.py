@@ -6,11 +6,12 @@ import math
 from contextlib import suppress
 from dataclasses import replace
 
+from edgers.assumption import mode_of
 from edgers.certificate import Certificate
 from edgers.ending import CANCELLED, DEADLINE, ONE_PART, OUT_OF_REACH
 from edgers.oracle.base import FAILED, OTHER, RESERVED, UNDECIDED
 from edgers.rule import FLOOR
-from edgers.smoothing.oracle_error import Composite, Pairwise
+from edgers.smoothing.oracle_error import Audit, Composite, Pairwise
 
 SMALL_RADIUS = 0.1
 _NOTHING = 1e-300  # below it the digits of a number do not fit a float
@@ -31,6 +32,10 @@ _NO_CLUSTER = (
     "No meaning has the majority of the answers that were to choose one: lower --sigma, word the prompt so "
     "that answers are short and alike, or hold the model to --choices."
 )
+_NO_REPLY = (
+    "Most replies of the judge were no class and nothing else: word its instructions so that it replies with "
+    "a class alone, or the prompt so that the model answers with one of the classes."
+)
 
 
 def floored(value: float) -> str:
@@ -47,6 +52,11 @@ def of_the_label(mode: str) -> bool:
     return mode in {Composite.name, Pairwise.name}
 
 
+def premise(mode: str) -> str:
+    """Under what condition the claim of such a mode, about what is true, holds."""
+    return "If the teacher is right" if mode == Audit.name else "If the oracle errs as assumed"
+
+
 def meaning(certificate: Certificate) -> str:
     """One or two sentences: what is certified, how large that is, or that nothing is."""
     c = certificate
@@ -61,7 +71,7 @@ def meaning(certificate: Certificate) -> str:
     claim = f"{what} {c.label!r} {does} under noise"
     if not of_the_label(c.assumption.mode):
         share = f"a share of at least {c.floor} of the noise" if higher else "most of the noise"
-        claim = f"If the oracle errs as assumed, {c.label!r} is true under {share}"
+        claim = f"{premise(c.assumption.mode)}, {c.label!r} is true under {share}"
     return (
         f"{claim} for every image within L2 distance "
         f"{floored(c.radius_camera)} in camera pixels ({floored(c.radius)} on the model's canvas; values "
@@ -103,7 +113,7 @@ def _abstention(c: Certificate) -> str:
             f"{c.stopped_because.capitalize()} after {c.samples_counted} of {c.n} samples: allow more time."
         )
     if c.label in RESERVED:
-        return _NO_CLUSTER if c.label == OTHER and c.oracle.clusters else _RESERVED_ADVICE[c.label]
+        return _reserved(c)
     if c.part is not None:
         return (
             f"This is part {c.part.number} of {c.part.of}, which proves nothing alone: `edgers merge` makes "
@@ -122,6 +132,16 @@ def _abstention(c: Certificate) -> str:
             f"{_of_target(c)}; about --samples {needed} certify such a share. Set it for the next image, "
             f"{again}."
         )
+    return _too_little_known(c) or _uncertain(c, share)
+
+
+def _reserved(c: Certificate) -> str:
+    if c.label == OTHER and c.oracle.clusters:
+        return _NO_CLUSTER
+    return _NO_REPLY if c.label == OTHER and c.oracle.judged else _RESERVED_ADVICE[c.label]
+
+
+def _uncertain(c: Certificate, share: float) -> str:
     if c.stopped_because == OUT_OF_REACH and share > c.floor:
         return (
             f"{share:.0%} of {c.samples_counted} samples say {c.label!r}: too few for a radius of "
@@ -134,6 +154,26 @@ def _abstention(c: Certificate) -> str:
         f"The model is uncertain under this noise: {share:.0%} {c.label!r} against "
         f"{others[rival] / c.samples_counted:.0%} {rival!r}. Lower --sigma, {_lower_floor(c)}take a clearer "
         "image, or ask another question."
+    )
+
+
+def _too_little_known(c: Certificate) -> str | None:
+    """What to do where the votes are enough for the label, but what is known of the oracle is not."""
+    if of_the_label(c.assumption.mode):
+        return None
+    if not replace(c.rule, mode=Composite()).conclude(c.label, c.votes.certification).certified:
+        return None
+    mode = mode_of(c.assumption)
+    if isinstance(mode, Audit):
+        return (
+            f"The votes certify the label {c.label!r}, but not its truth: of {mode.audited} votes the "
+            f"teacher called {mode.correct} the same. See that it could be asked and knows these classes, "
+            "and audit as many votes as you can, but no more than --samples."
+        )
+    return (
+        f"The votes certify the label {c.label!r}, but not its truth: the mode {mode.name} allows the "
+        "oracle too many errors. Calibrate it on answers about more images, or claim the label alone, "
+        "without --assume."
     )
 
 

@@ -201,10 +201,12 @@ def lesson(answers: Sequence[StoredAnswer]) -> dict[str, str]:
 def _check(learned: Counter[str], parts: Split) -> None:
     tested = len(lesson(parts.test))
     if len(learned) < 2 or min(learned.values()) < FEWEST or not tested:
+        counts = ", ".join(f"{name} {count}" for name, count in learned.items()) or "none with a label"
         raise InputError(
-            f"there is too little to learn from: {dict(learned)} texts of each class, with {tested} "
-            f"held out; give at least {FEWEST} texts of each of two classes or more, or a --teacher for "
-            "answers that have no label"
+            f"there is too little to learn from: {counts}, and {tested} texts with a label held out. Two "
+            f"classes or more are needed, each that occurs with at least {FEWEST} different texts to learn "
+            "from: give more answers, leave out those of a rare class, or give a --teacher that can label "
+            "them"
         )
 
 

@@ -29,7 +29,9 @@ from edgers_engines.atomic import check_new
     "--selection", type=click.IntRange(1), default=16, show_default=True, help="Of each frame's answers."
 )
 @click.option("--alpha", type=float, default=0.001, show_default=True, help="Of each certificate.")
-@click.option("--plot", type=PATH, help="Draw radius, certified share and errors here, as PNG, SVG or PDF.")
+@click.option(
+    "--plot", type=PATH, help="Draw radius, certified share, errors and time here, as PNG, SVG or PDF."
+)
 @json_option
 def command(
     *,

@@ -199,6 +199,9 @@ def _classifier(made: Distilled) -> Iterator[str]:
     yield f"wrong on {made.errors} of {made.held_out_texts} held-out texts"
     for each in made.worst:
         yield f"  {each.count} × {each.teacher} taken for {each.student}, as in {each.example!r}"
+    if not made.calibration_images:
+        yield "not calibrated: no held-out answer with a label is about an image"
+        return
     yield (
         f"calibrated on one answer about each of {made.calibration_images} held-out images, of which "
         f"{made.calibration_errors} got a false class{few}"

@@ -114,10 +114,8 @@ def _oracle(oracle: Rules | Classifier | Clusters) -> str:
             f"{different.pairs} with two; texts of up to {oracle.max_tokens} tokens"
         )
     images = sum(each.count for each in oracle.calibration)
-    return (
-        f"classifier of {', '.join(oracle.classes)}; texts of up to {oracle.max_tokens} tokens; calibrated "
-        f"on answers about {images} images"
-    )
+    known = f"calibrated on answers about {images} images" if images else "not calibrated"
+    return f"classifier of {', '.join(oracle.classes)}; texts of up to {oracle.max_tokens} tokens; {known}"
 
 
 def _rule(rule: Rule) -> str:

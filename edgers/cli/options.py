@@ -73,7 +73,7 @@ def question_options(command: Command) -> Command:
         click.option(
             "--oracle",
             help="What reads free answers: an oracle of the bundle (see `edgers inspect`), or a .json file "
-            "that defines rules or a judge.",
+            "that defines rules, a judge or clusters.",
         ),
         click.option("--choices", help="Allowed answers, as in left,right,stop; each is a class."),
         click.option("--prompt", required=True, help="The question."),

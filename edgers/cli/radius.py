@@ -90,7 +90,7 @@ def command(
 
 
 def _show(found: Conclusion, rule: Rule) -> None:
-    from edgers.advice import floored, of_the_label
+    from edgers.advice import floored, of_the_label, premise
     from edgers.assumption import assumption
     from edgers.rule import FLOOR
 
@@ -104,7 +104,7 @@ def _show(found: Conclusion, rule: Rule) -> None:
             assumption(rule.mode, recorded=False).sentence,
         ]
         if not of_the_label(rule.mode.name):
-            said.append("If the oracle errs as assumed, the class is true under most of the noise within R.")
+            said.append(f"{premise(rule.mode.name)}, the class is true under most of the noise within R.")
         if rule.floor != FLOOR:
             said.append(f"Within R the class keeps a probability above {rule.floor:g}.")
     for line in said:

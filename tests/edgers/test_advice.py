@@ -12,11 +12,13 @@ from rich.console import Console
 from edgers import demo
 from edgers.accounting import accounting
 from edgers.advice import advice, floored, meaning
+from edgers.assumption import assumption
 from edgers.certificate import camera_radius
 from edgers.ending import OUT_OF_REACH
 from edgers.oracle.base import FAILED, OTHER, RESERVED, UNDECIDED
 from edgers.report.text import certificate_panel, summary_table
 from edgers.smoothing.bounds import clopper_pearson_lower
+from edgers.smoothing.oracle_error import Audit, Calibrated
 from edgers.smoothing.radius import certified_radius
 
 FIRST, SECOND, *_ = demo.ACTIONS
@@ -199,6 +201,37 @@ def test_a_model_that_is_uncertain_is_told_with_its_two_answers(drawn, votes, sa
         f"The model is uncertain under this noise: {said}. "
         "Lower --sigma, take a clearer image, or ask another question."
     ]
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        pytest.param(
+            Audit(correct=0, audited=20), "of 20 votes the teacher called 0 the same. See that it", id="audit"
+        ),
+        pytest.param(
+            Calibrated(errors=0, total=2),
+            "calibrated allows the oracle too many errors. Cal",
+            id="calibrated",
+        ),
+    ],
+)
+def test_where_only_the_truth_is_not_certified_the_model_is_not_called_uncertain(drawn, mode, said):
+    c = replace(drawn(**{FIRST: 60}), assumption=assumption(mode), certified=False, radius=None)
+    (told,) = advice(c)
+    assert f"The votes certify the label {FIRST!r}, but not its truth: " in told
+    assert said in told
+
+
+def test_an_audit_rests_on_its_teacher_and_not_on_how_the_oracle_errs(drawn):
+    c = replace(drawn(**{FIRST: 60}), assumption=assumption(Audit(correct=50, audited=50)))
+    assert meaning(c).startswith(f"If the teacher is right, {FIRST!r} is true under most of the noise")
+
+
+def test_a_judge_whose_replies_are_no_class_is_named_as_the_reason(drawn):
+    c = replace(drawn(**{FIRST: 60}), label=OTHER, certified=False, radius=None)
+    (told,) = advice(replace(c, oracle=replace(c.oracle, kind="judge")))
+    assert told.startswith("Most replies of the judge were no class and nothing else")
 
 
 def test_what_misses_a_floor_is_advised_to_lower_it(drawn):

@@ -57,7 +57,11 @@ def test_errors_on_held_out_rows_are_shown_with_an_example(edgers, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([], "too little to learn from"),
+        ([], "too little to learn from: none with a label, and 0 texts"),
+        (
+            [(f"{way}, {n}", way) for way in ("left", "stop") for n in range(20)] + [("hm", "OTHER")],
+            "OTHER 1, and",
+        ),
         ([("left", "left")] * 9, "too little to learn from"),
         ([("left, a", "left"), ("stop, b", "stop"), ("left, c", "left")], "too little to learn from"),
     ],
