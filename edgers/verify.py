@@ -15,7 +15,7 @@ from edgers.assumption import assumption, mode_of
 from edgers.certificate import Certificate, CertificateError, camera_radius
 from edgers.certify import Certifier
 from edgers.ending import CANCELLED, FROM_OUTSIDE, ONE_PART, ending
-from edgers.oracle.base import RESERVED, UNDECIDED, winner
+from edgers.oracle.base import RESERVED, UNDECIDED, OracleRecord, winner
 from edgers.oracle.choices import choices_record
 from edgers.oracle.clusters import Clusters, is_name
 from edgers.oracle.named import open_defined
@@ -78,6 +78,8 @@ def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
     yield "alpha", c.alpha, counted.alpha
     audited = c.assumption.mode if c.teacher is not None else Audit.name
     yield "assumption.mode of an audit", (audited, c.method if c.teacher else "fixed"), (Audit.name, "fixed")
+    if c.teacher is not None:
+        yield from _audit(c, c.teacher)
     yield "preparation.canvas_size", c.preparation.canvas_size, c.preparation.steps.canvas_size
     yield "sampler.name", c.sampler.name, SAMPLERS.get(c.engine.device.partition(":")[0])
     yield "sampler.total_variation", c.sampler.total_variation, total_variation_bound(c.values, c.sigma)
@@ -97,6 +99,17 @@ def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
         yield field, getattr(c, field), getattr(conclusion, field)
     camera = camera_radius(c.radius, values=c.values, operator_norm=norm)
     yield "radius_camera", c.radius_camera, camera
+
+
+def _audit(c: Certificate, teacher: OracleRecord) -> Iterator[tuple[str, object, object]]:
+    """Could this teacher have agreed so often? It reads texts by themselves, all of them votes for the label."""
+    yield "part of an audit", c.part, None
+    read = c.oracle.kind != "choices" and teacher.kind in {"rules", "classifier", "judge"}
+    yield "whether oracle and teacher of an audit read texts", read, True
+    mode = mode_of(c.assumption)
+    correct = mode.correct if isinstance(mode, Audit) else 0
+    most = c.votes.certification[c.label] if c.label in {*teacher.classes, *RESERVED} else 0
+    yield "assumption.calibration.correct", correct, min(correct, most)
 
 
 def _samples(c: Certificate, rule: Rule, selected: int, counted: int) -> Iterator[tuple[str, object, object]]:

@@ -29,9 +29,11 @@ class TextClassifier(TextGraph):
     def __init__(self, bundle: Bundle, record: Classifier, backend: Backend) -> None:
         super().__init__(bundle, record, backend)
         self.record = record
-        found = self.logits([labelled.text for labelled in record.self_test])
-        difference = abs(found - np.array([labelled.logits for labelled in record.self_test])).max()
-        check_self_test(record.name, "logit", float(difference), record.margin_tolerance)
+        texts = [labelled.text for labelled in record.self_test]
+        wanted = np.array([labelled.logits for labelled in record.self_test])
+        for logits in (self.logits, self.crowded):
+            difference = abs(logits(texts) - wanted).max()
+            check_self_test(record.name, "logit", float(difference), record.margin_tolerance)
 
     def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Logits [texts, labels]; NaN for a text that has no token, or too many.

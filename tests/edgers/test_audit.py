@@ -6,12 +6,16 @@ import pytest
 from msgspec.structs import replace
 
 from edgers import demo
+from edgers.assumption import assumption
 from edgers.audit import Auditor
 from edgers.certificate import CertificateError
 from edgers.certify import Certifier
 from edgers.oracle.base import FAILED
+from edgers.oracle.choices import choices_record
 from edgers.oracle.rules import Rules
+from edgers.part import Part
 from edgers.smoothing.bounds import clopper_pearson_lower
+from edgers.smoothing.oracle_error import Audit
 from edgers.verify import replay, verify
 from edgers_engines import manifest
 from edgers_engines.errors import InputError
@@ -128,3 +132,19 @@ def test_the_command_line_names_the_teacher(monkeypatch, capsys, first_frame):
     refused(command(monkeypatch, capsys, "certify", first_frame, *options), 2, "belong together")
     mixed = ("--teacher", "action", "--assume", "unknown")
     refused(command(monkeypatch, capsys, "certify", first_frame, *options, *mixed), 2, "mode of its own")
+
+
+@pytest.mark.parametrize("what", ["more than the votes", "clusters", "classes", "part", "choices"])
+def test_an_audit_that_no_teacher_can_have_made_is_found_out(audited, what):
+    forged = {
+        "more than the votes": {"assumption": assumption(Audit(201, 201))},
+        "clusters": {"teacher": replace(audited.teacher, kind="clusters")},
+        "classes": {"teacher": replace(audited.teacher, classes=("another",))},
+        "part": {"part": Part(number=1, of=2)},
+        "choices": {"oracle": choices_record(audited.oracle.classes)},
+    }[what]
+    made = replace(audited, **forged)
+    follows = made.rule.conclude(made.label, made.votes.certification)
+    made = replace(made, **{name: getattr(follows, name) for name in ("q_lower", "p_lower", "radius")})
+    with pytest.raises(CertificateError, match="audit|correct"):
+        verify(made)

@@ -74,3 +74,17 @@ def test_a_self_test_that_cannot_be_asked_refuses_the_classifier(taught_bundle):
 
 def test_a_taught_bundle_loads_as_any_other(taught_bundle):
     assert Bundle.load(taught_bundle.path).digest == taught_bundle.digest
+
+
+def test_a_graph_that_couples_the_rows_of_a_batch_is_refused(taught_bundle, monkeypatch):
+    """Even where the self-test has one text, which nothing sits beside."""
+    *_, record = taught_bundle.manifest.classifiers
+    whole = TextClassifier._run
+
+    def coupled(self, rows):
+        found = whole(self, rows)
+        return np.broadcast_to(found.mean(axis=0), found.shape)
+
+    monkeypatch.setattr(TextClassifier, "_run", coupled)
+    with pytest.raises(BackendError, match="a logit is"):
+        load(taught_bundle, self_test=record.self_test[:1])
