@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -38,6 +39,8 @@ _REPLAYED = (
     "sampler",
     "votes",
     "label",
+    "teacher",
+    "assumption",
     "certified",
     "radius",
 )
@@ -143,6 +146,7 @@ def replay(
     *,
     beside: Path | None = None,
     oracle: Path | None = None,
+    teacher: Path | None = None,
     progress: Progress = lambda _samples: None,
 ) -> Certificate:
     """Run the model again from the certificate's seed and compare the votes.
@@ -153,6 +157,7 @@ def replay(
         image: where the image is now; where the certificate says unless given.
         beside: the certificate's folder, where an image that moved with it is looked for.
         oracle: the file that defines the certificate's oracle, if the bundle does not.
+        teacher: the file that defines the teacher of its audit, if the bundle does not.
         progress: called with the number of samples done since the last call.
 
     Returns:
@@ -189,7 +194,7 @@ def replay(
             selection=c.n_selection,
             method=c.method,
             target_radius=c.target_radius,
-            mode=mode_of(c.assumption),
+            **_audit_again(c, bundle, teacher),
             floor=c.floor,
             batch_size=c.look_every or c.batch_size,
             backend=backend,
@@ -248,6 +253,23 @@ def _find_oracle(c: Certificate, bundle: Bundle, path: Path | None, backend: Bac
             f"oracle is the {c.oracle.kind} {c.oracle.name!r}, {c.oracle.sha256[:16]}...: give its own file"
         )
     return str(path)
+
+
+def _audit_again(c: Certificate, bundle: Bundle, path: Path | None) -> dict[str, Any]:
+    """The certifier's mode; where a teacher labelled votes, it is asked again.
+
+    Raises:
+        CertificateError: the teacher is in a file that was not given.
+    """
+    mode = mode_of(c.assumption)
+    if c.teacher is None or not isinstance(mode, Audit):
+        return {"mode": mode}
+    known = {definition.name for definition in bundle.manifest.oracles}
+    if path is None and (c.teacher.judged or c.teacher.name not in known):
+        raise CertificateError(
+            f"the bundle has no oracle {c.teacher.name!r}, which audited: give its file with --teacher"
+        )
+    return {"audit": mode.audited, "teacher": str(path or c.teacher.name)}
 
 
 def _find_image(c: Certificate, image: str | Path | None, beside: Path | None) -> Path:

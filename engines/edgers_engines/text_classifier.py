@@ -52,8 +52,10 @@ class TextClassifier(TextGraph):
         if not texts:
             return []
         logits = self.logits(texts)
-        second, first = np.partition(logits, -2, axis=1)[:, -2:].T
-        clear = first - second > self.record.margin_tolerance  # false where a logit is no number
+        # What is not finite is no number to compare by: such a text is OTHER, as one that cannot be read.
+        finite = np.where(np.isfinite(logits).all(axis=1, keepdims=True), logits, np.float32(0))
+        second, first = np.partition(finite, -2, axis=1)[:, -2:].T
+        clear = first - second > self.record.margin_tolerance
         best = logits.argmax(1)
         return [
             self.record.labels[index] if leads else OTHER for index, leads in zip(best, clear, strict=True)

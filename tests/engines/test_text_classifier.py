@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import BackendError
+from edgers_engines.manifest import OTHER
 from edgers_engines.text_classifier import TextClassifier
 from edgers_engines.text_graph import ROWS
 from tests.students import labelled_texts
@@ -88,3 +89,10 @@ def test_a_graph_that_couples_the_rows_of_a_batch_is_refused(taught_bundle, monk
     monkeypatch.setattr(TextClassifier, "_run", coupled)
     with pytest.raises(BackendError, match="a logit is"):
         load(taught_bundle, self_test=record.self_test[:1])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_text_with_a_logit_that_is_not_finite_has_no_label(classifier, monkeypatch, value):
+    logits = np.array([[9, value, 0, 0], [9, 0, 0, 0]], np.float32)
+    monkeypatch.setattr(classifier, "logits", lambda _texts: logits)
+    assert classifier.labels(["odd", "plain"]) == [OTHER, classifier.record.labels[0]]
