@@ -105,7 +105,7 @@ def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
 
 
 def _audit(c: Certificate, teacher: OracleRecord) -> Iterator[tuple[str, object, object]]:
-    """Could this teacher have agreed so often? It reads texts by themselves, all of them votes for the label."""
+    """Could this teacher have agreed so often? It reads texts alone, all of them votes for the label."""
     yield "part of an audit", c.part, None
     read = c.oracle.kind != "choices" and teacher.kind in {"rules", "classifier", "judge"}
     yield "whether oracle and teacher of an audit read texts", read, True
