@@ -181,6 +181,8 @@ def score(contender: Contender, frames: Sequence[Frame], reference: Reference, r
     read = time.perf_counter()
     verdicts = [contender.judge(frame) for frame in frames]
     judged = time.perf_counter()
+    # A judge keeps its labels: what it costs to read an answer, it cost above.
+    begun = start if contender.kind == "judge" else read
     conclusions = [rule.conclude(verdict.label, verdict.votes) for verdict in verdicts]
     of_images = {frame.image: (frame, verdict) for frame, verdict in zip(frames, verdicts, strict=True)}
     errors = sum(_errs(contender, *pair, reference) for pair in of_images.values())
@@ -201,7 +203,7 @@ def score(contender: Contender, frames: Sequence[Frame], reference: Reference, r
         error_lower=clopper_pearson_lower(errors, len(of_images), each).value,
         error_upper=clopper_pearson_upper(errors, len(of_images), each).value,
         ms_per_new_text=None if contender.classify is None else 1e3 * (read - start) / len(texts),
-        ms_per_answer=1e3 * (judged - read) / sum(len(_all(frame)) for frame in frames),
+        ms_per_answer=1e3 * (judged - begun) / sum(len(_all(frame)) for frame in frames),
     )
 
 
@@ -238,7 +240,7 @@ def _errs(contender: Contender, frame: Frame, verdict: Verdict, reference: Refer
     truth = reference(frame.certification[-1].text)
     if contender.classify is not None:
         return verdict.last != truth
-    return (verdict.last != OTHER) != (truth == reference(verdict.label))
+    return (verdict.last == verdict.label) != (truth == reference(verdict.label))
 
 
 def _is_false(contender: Contender, frame: Frame, verdict: Verdict, reference: Reference) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgers.answers import StoredAnswer
 from edgers.oracle.base import OTHER
+from edgers.oracle.definition import SUFFIX
 from edgers.smoothing.mode import Mode
 from edgers.smoothing.oracle_error import Calibrated, CalibratedFalsePositive
 from edgers_engines.errors import InputError
@@ -62,7 +63,8 @@ def calibrated(manifest: Manifest, oracle: str | None, mode: str) -> Mode:
         InputError: there is no such oracle, or it has no counts, or none of a class that the mode needs.
     """
     learned = {classifier.name: classifier for classifier in manifest.classifiers}
-    if oracle not in learned or not learned[oracle].calibration:
+    # A name of a file opens the file, whatever the bundle's oracles are called: see `open_named`.
+    if oracle is None or oracle.endswith(SUFFIX) or oracle not in learned or not learned[oracle].calibration:
         raise InputError(
             f"--assume {mode} needs counts: give --calibration, or an --oracle that `edgers distill` has "
             "calibrated on answers about images"

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -15,7 +16,7 @@ from edgers.assumption import assumption, mode_of
 from edgers.certificate import Certificate, CertificateError, camera_radius
 from edgers.certify import Certifier
 from edgers.ending import CANCELLED, FROM_OUTSIDE, ONE_PART, ending
-from edgers.oracle.base import RESERVED, UNDECIDED, winner
+from edgers.oracle.base import RESERVED, UNDECIDED, OracleRecord, winner
 from edgers.oracle.choices import choices_record
 from edgers.oracle.clusters import Clusters, is_name
 from edgers.oracle.named import open_defined
@@ -38,6 +39,8 @@ _REPLAYED = (
     "sampler",
     "votes",
     "label",
+    "teacher",
+    "assumption",
     "certified",
     "radius",
 )
@@ -78,6 +81,8 @@ def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
     yield "alpha", c.alpha, counted.alpha
     audited = c.assumption.mode if c.teacher is not None else Audit.name
     yield "assumption.mode of an audit", (audited, c.method if c.teacher else "fixed"), (Audit.name, "fixed")
+    if c.teacher is not None:
+        yield from _audit(c, c.teacher)
     yield "preparation.canvas_size", c.preparation.canvas_size, c.preparation.steps.canvas_size
     yield "sampler.name", c.sampler.name, SAMPLERS.get(c.engine.device.partition(":")[0])
     yield "sampler.total_variation", c.sampler.total_variation, total_variation_bound(c.values, c.sigma)
@@ -97,6 +102,17 @@ def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
         yield field, getattr(c, field), getattr(conclusion, field)
     camera = camera_radius(c.radius, values=c.values, operator_norm=norm)
     yield "radius_camera", c.radius_camera, camera
+
+
+def _audit(c: Certificate, teacher: OracleRecord) -> Iterator[tuple[str, object, object]]:
+    """Could this teacher have agreed so often? It reads texts alone, all of them votes for the label."""
+    yield "part of an audit", c.part, None
+    read = c.oracle.kind != "choices" and teacher.kind in {"rules", "classifier", "judge"}
+    yield "whether oracle and teacher of an audit read texts", read, True
+    mode = mode_of(c.assumption)
+    correct = mode.correct if isinstance(mode, Audit) else 0
+    most = c.votes.certification[c.label] if c.label in {*teacher.classes, *RESERVED} else 0
+    yield "assumption.calibration.correct", correct, min(correct, most)
 
 
 def _samples(c: Certificate, rule: Rule, selected: int, counted: int) -> Iterator[tuple[str, object, object]]:
@@ -130,6 +146,7 @@ def replay(
     *,
     beside: Path | None = None,
     oracle: Path | None = None,
+    teacher: Path | None = None,
     progress: Progress = lambda _samples: None,
 ) -> Certificate:
     """Run the model again from the certificate's seed and compare the votes.
@@ -140,6 +157,7 @@ def replay(
         image: where the image is now; where the certificate says unless given.
         beside: the certificate's folder, where an image that moved with it is looked for.
         oracle: the file that defines the certificate's oracle, if the bundle does not.
+        teacher: the file that defines the teacher of its audit, if the bundle does not.
         progress: called with the number of samples done since the last call.
 
     Returns:
@@ -176,7 +194,7 @@ def replay(
             selection=c.n_selection,
             method=c.method,
             target_radius=c.target_radius,
-            mode=mode_of(c.assumption),
+            **_audit_again(c, bundle, teacher),
             floor=c.floor,
             batch_size=c.look_every or c.batch_size,
             backend=backend,
@@ -235,6 +253,23 @@ def _find_oracle(c: Certificate, bundle: Bundle, path: Path | None, backend: Bac
             f"oracle is the {c.oracle.kind} {c.oracle.name!r}, {c.oracle.sha256[:16]}...: give its own file"
         )
     return str(path)
+
+
+def _audit_again(c: Certificate, bundle: Bundle, path: Path | None) -> dict[str, Any]:
+    """The certifier's mode; where a teacher labelled votes, it is asked again.
+
+    Raises:
+        CertificateError: the teacher is in a file that was not given.
+    """
+    mode = mode_of(c.assumption)
+    if c.teacher is None or not isinstance(mode, Audit):
+        return {"mode": mode}
+    known = {definition.name for definition in bundle.manifest.oracles}
+    if path is None and (c.teacher.judged or c.teacher.name not in known):
+        raise CertificateError(
+            f"the bundle has no oracle {c.teacher.name!r}, which audited: give its file with --teacher"
+        )
+    return {"audit": mode.audited, "teacher": str(path or c.teacher.name)}
 
 
 def _find_image(c: Certificate, image: str | Path | None, beside: Path | None) -> Path:

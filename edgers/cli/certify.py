@@ -159,6 +159,8 @@ def command(
     bundle = load_bundle(bundle_path)
     if audit is not None and assume != "composite":
         raise InputError("--audit is a mode of its own: give it without --assume")
+    if audit is not None and any(number is not None for number in numbers.values()):
+        raise InputError("--audit finds its numbers itself: give it without those of --assume")
     certifier = Certifier(
         bundle,
         sigma=sigma,

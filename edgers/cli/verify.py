@@ -17,6 +17,7 @@ from edgers_engines.errors import InputError
 @bundle_option
 @click.option("--image", type=PATH, help="Where the image is now, for --replay.")
 @click.option("--oracle", type=PATH, help="The .json file that defines the oracle, for --replay.")
+@click.option("--teacher", type=PATH, help="The .json file that defines an audit's teacher, for --replay.")
 @json_option
 def command(
     *,
@@ -25,6 +26,7 @@ def command(
     bundle_path: Path | None,
     image: Path | None,
     oracle: Path | None,
+    teacher: Path | None,
     as_json: bool,
 ) -> int:
     """Check a certificate.
@@ -40,6 +42,8 @@ def command(
         raise InputError("--image goes with --replay: without it no image is looked at")
     if oracle is not None and not with_replay:
         raise InputError("--oracle goes with --replay: without it no answer is read")
+    if teacher is not None and not with_replay:
+        raise InputError("--teacher goes with --replay: without it no answer is read")
 
     certificate = Certificate.load(path)
     verify(certificate)
@@ -48,7 +52,15 @@ def command(
 
         bundle = load_bundle(bundle_path)
         with progress_bar("replay", certificate.samples_spent) as progress:
-            replay(certificate, bundle, image, beside=path.parent, oracle=oracle, progress=progress)
+            replay(
+                certificate,
+                bundle,
+                image,
+                beside=path.parent,
+                oracle=oracle,
+                teacher=teacher,
+                progress=progress,
+            )
     if as_json:
         print_json(
             {

@@ -54,14 +54,14 @@ class Endpoint(Record, frozen=True, kw_only=True, tag_field="kind", tag="endpoin
 class LocalBundle(Record, frozen=True, kw_only=True, tag_field="kind", tag="bundle"):
     """A vision-language bundle that is asked without an image; `path` is relative to the definition."""
 
-    path: Annotated[str, Meta(min_length=1, max_length=4000)]
+    path: Annotated[str, Meta(min_length=1, max_length=4000, pattern=r"^[^\0]+\Z")]
     digest: Sha256 | None = None
 
 
 class LocalCheckpoint(Record, frozen=True, kw_only=True, tag_field="kind", tag="checkpoint"):
     """A local Hugging Face language model, for workstations; `path` is relative to the definition."""
 
-    path: Annotated[str, Meta(min_length=1, max_length=4000)]
+    path: Annotated[str, Meta(min_length=1, max_length=4000, pattern=r"^[^\0]+\Z")]
 
 
 class Judge(Record, frozen=True, kw_only=True, tag_field="kind", tag="judge"):

@@ -202,8 +202,8 @@ def _check_oracles(root: Path, manifest: Manifest) -> None:
 
 
 def _check_patterns(where: str, rules: Rules) -> None:
-    for rule in rules.rules:
-        for piece in rule.pattern.split() or [""]:
+    for pattern in (text for rule in rules.rules for text in (rule.pattern, *rule.unless)):
+        for piece in pattern.split() or [""]:
             if piece != "*" and ("*" in piece or not _WORD.search(piece)):
                 raise BundleError(
                     f"{where} has {piece[:50]!r} in a pattern; a pattern is words and stars with blanks "

@@ -29,9 +29,11 @@ class TextClassifier(TextGraph):
     def __init__(self, bundle: Bundle, record: Classifier, backend: Backend) -> None:
         super().__init__(bundle, record, backend)
         self.record = record
-        found = self.logits([labelled.text for labelled in record.self_test])
-        difference = abs(found - np.array([labelled.logits for labelled in record.self_test])).max()
-        check_self_test(record.name, "logit", float(difference), record.margin_tolerance)
+        texts = [labelled.text for labelled in record.self_test]
+        wanted = np.array([labelled.logits for labelled in record.self_test])
+        for logits in (self.logits, self.crowded):
+            difference = abs(logits(texts) - wanted).max()
+            check_self_test(record.name, "logit", float(difference), record.margin_tolerance)
 
     def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Logits [texts, labels]; NaN for a text that has no token, or too many.
@@ -50,8 +52,10 @@ class TextClassifier(TextGraph):
         if not texts:
             return []
         logits = self.logits(texts)
-        second, first = np.partition(logits, -2, axis=1)[:, -2:].T
-        clear = first - second > self.record.margin_tolerance  # false where a logit is no number
+        # What is not finite is no number to compare by: such a text is OTHER, as one that cannot be read.
+        finite = np.where(np.isfinite(logits).all(axis=1, keepdims=True), logits, np.float32(0))
+        second, first = np.partition(finite, -2, axis=1)[:, -2:].T
+        clear = first - second > self.record.margin_tolerance
         best = logits.argmax(1)
         return [
             self.record.labels[index] if leads else OTHER for index, leads in zip(best, clear, strict=True)

@@ -30,9 +30,11 @@ class TextEmbedder(TextGraph):
     def __init__(self, bundle: Bundle, record: Clusters, backend: Backend) -> None:
         super().__init__(bundle, record, backend)
         self.record = record
-        found = self.directions([embedded.text for embedded in record.self_test])
+        texts = [embedded.text for embedded in record.self_test]
         wanted = directions(np.array([embedded.embedding for embedded in record.self_test]))
-        check_self_test(record.name, "cosine", cosine_difference(found, wanted), record.tolerance)
+        for vectors in (self.vectors, self.crowded):
+            difference = cosine_difference(directions(vectors(texts)), wanted)
+            check_self_test(record.name, "cosine", difference, record.tolerance)
 
     def directions(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Unit vectors [texts, width]; NaN for a text that cannot be read, or whose embedding has none.

@@ -32,6 +32,7 @@ class TextGraph:
 
     def __init__(self, bundle: Bundle, record: TextModel, backend: Backend) -> None:
         self._name, self._max_tokens = record.name, record.max_tokens
+        self._vocabulary = record.vocabulary
         self._output, self._width = record.output.name, int(record.output.shape[1])
         try:
             self._tokenizer = read_tokenizer(bundle.read(record.tokenizer), record.vocabulary)
@@ -62,6 +63,19 @@ class TextGraph:
                     part = members[start : start + ROWS]
                     found[part] = self._run([rows[place] for place in part])
         return found[[places[text] for text in texts]]
+
+    def crowded(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """As `vectors`, of texts that can be read, but each beside rows of other tokens, for self-tests.
+
+        Arithmetic that couples the rows of a batch makes these differ from a text's own vectors.
+        """
+        shifts = (0, 1, self._vocabulary // 2)
+        return np.stack(
+            [
+                self._run([[(token + shift) % self._vocabulary for token in row] for shift in shifts])[0]
+                for row in self._ids(list(texts))
+            ]
+        )
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         try:

@@ -22,8 +22,8 @@ def read_tokenizer(content: bytes, vocabulary: int) -> Tokenizer:
         vocabulary: all its ids are below.
 
     Raises:
-        ValueError: it cannot be read, has ids beyond the vocabulary, lets a text grow without bound, or has
-            special tokens that a user's text could spell.
+        ValueError: it cannot be read, has ids beyond the vocabulary, lets a text grow without bound, has
+            special tokens that a user's text could spell, or reads a text as other tokens each time.
     """
     try:
         tree = json.loads(content)
@@ -38,6 +38,8 @@ def read_tokenizer(content: bytes, vocabulary: int) -> Tokenizer:
         raise
     except BaseException as error:  # noqa: BLE001  the Rust side raises Exception, and panics as BaseException
         raise ValueError(f"is not a tokenizer: {error}") from None
+    if tree["model"].get("dropout"):
+        raise ValueError("drops merges at random (dropout): a text would be other tokens each time")
     if len(around) > MAX_FRAME:
         raise ValueError(f"puts {len(around)} special tokens around a text; at most {MAX_FRAME} are allowed")
     largest = max((*tokenizer.get_vocab(with_added_tokens=True).values(), *around), default=0)

@@ -1,6 +1,7 @@
 """Oracles side by side on stored answers: counts are those of certificates, and what is unsound says so."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -8,8 +9,11 @@ import pytest
 from edgers import demo
 from edgers.ablation import Reference, contenders, frames_of, rule_of, score
 from edgers.answers import StoredAnswer
-from edgers.oracle.base import OTHER
-from edgers.oracle.clusters import Clusters
+from edgers.oracle import definition
+from edgers.oracle.base import OTHER, Failure
+from edgers.oracle.clusters import Clusters, Judged
+from edgers.oracle.definition import Endpoint
+from edgers.oracle.judge import Judge
 from edgers.oracle.rules import Rules
 from edgers_engines import manifest
 from edgers_engines.errors import InputError
@@ -119,3 +123,28 @@ def test_the_command_compares_prints_and_draws(monkeypatch, capsys, tmp_path):
     refused(
         command(monkeypatch, capsys, "ablate-oracles", answers, *oracles, "--plot", plot), 2, "there already"
     )
+
+
+def judge(replies, *classes):
+    asks = Endpoint(base_url="http://127.0.0.1:9/v1", model="m")
+    given = definition.Judge(name="judge", classes=classes, instructions="{text}", asks=asks)
+    return Judge(given, None, replies)
+
+
+def test_what_a_judge_costs_is_in_the_mean_although_it_keeps_its_labels():
+    def slowly(prompts):
+        time.sleep(0.05 * len(prompts))
+        return ["left"] * len(prompts)
+
+    texts = [f"left, a box {number}" for number in range(4)]
+    (line,) = scored(judge(slowly, "left", "right"), stored(*texts * 4))
+    assert line.ms_per_answer >= 50 * 4 / 16
+
+
+def test_an_answer_that_could_not_be_compared_is_an_error_of_the_clusters():
+    def replies(prompts):
+        return [Failure("down") if "cone" in prompt else "same" for prompt in prompts]
+
+    clusters = Clusters("meaning", Judged(judge(replies, "same", "different")))
+    frozen, _ = scored(clusters, stored(*["left, a box"] * 10, "left, a cone"))
+    assert frozen.errors == 1

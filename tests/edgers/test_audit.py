@@ -6,12 +6,17 @@ import pytest
 from msgspec.structs import replace
 
 from edgers import demo
+from edgers.assumption import assumption
 from edgers.audit import Auditor
 from edgers.certificate import CertificateError
 from edgers.certify import Certifier
+from edgers.cli import certify
 from edgers.oracle.base import FAILED
+from edgers.oracle.choices import choices_record
 from edgers.oracle.rules import Rules
+from edgers.part import Part
 from edgers.smoothing.bounds import clopper_pearson_lower
+from edgers.smoothing.oracle_error import Audit
 from edgers.verify import replay, verify
 from edgers_engines import manifest
 from edgers_engines.errors import InputError
@@ -128,3 +133,47 @@ def test_the_command_line_names_the_teacher(monkeypatch, capsys, first_frame):
     refused(command(monkeypatch, capsys, "certify", first_frame, *options), 2, "belong together")
     mixed = ("--teacher", "action", "--assume", "unknown")
     refused(command(monkeypatch, capsys, "certify", first_frame, *options, *mixed), 2, "mode of its own")
+
+
+@pytest.mark.parametrize("what", ["more than the votes", "clusters", "classes", "part", "choices"])
+def test_an_audit_that_no_teacher_can_have_made_is_found_out(audited, what):
+    forged = {
+        "more than the votes": {"assumption": assumption(Audit(201, 201))},
+        "clusters": {"teacher": replace(audited.teacher, kind="clusters")},
+        "classes": {"teacher": replace(audited.teacher, classes=("another",))},
+        "part": {"part": Part(number=1, of=2)},
+        "choices": {"oracle": choices_record(audited.oracle.classes)},
+    }[what]
+    made = replace(audited, **forged)
+    follows = made.rule.conclude(made.label, made.votes.certification)
+    made = replace(made, **{name: getattr(follows, name) for name in ("q_lower", "p_lower", "radius")})
+    with pytest.raises(CertificateError, match=r"audit|correct"):
+        verify(made)
+
+
+def test_an_audit_takes_no_number_from_the_command_line():
+    args = ["certify", "a.png", "--prompt", "?", "--oracle", "action", "--sigma", "0.25"]
+    with pytest.raises(InputError, match="finds its numbers itself"):
+        certify.command.main(
+            [*args, "--audit", "5", "--teacher", "action", "--audited", "9/9"], standalone_mode=False
+        )
+
+
+def test_a_replay_asks_the_teacher_again(demo_bundle, first_frame, tmp_path):
+    file = tmp_path / "teacher.json"
+    file.write_text(
+        '{"kind": "rules", "name": "t", "rules": [{"pattern": "never", "label": "forward"},'
+        '{"pattern": "*", "label": "left"}]}'
+    )
+    certifier = Certifier(demo_bundle, sigma=0.25, samples=60, audit=20, teacher=str(file))
+    honest = certifier.certify(first_frame, demo.PROMPT, oracle="action", seed=SEED)
+    assert replay(honest, demo_bundle, first_frame, teacher=file).assumption == honest.assumption
+    with pytest.raises(CertificateError, match="--teacher"):
+        replay(honest, demo_bundle, first_frame)
+    forged = replace(honest, assumption=assumption(Audit(20, 20)))
+    follows = forged.rule.conclude(forged.label, forged.votes.certification)
+    names = ("q_lower", "p_lower", "certified", "radius")
+    forged = replace(forged, **{name: getattr(follows, name) for name in names})
+    assert forged.certified
+    with pytest.raises(CertificateError, match="the replay does not agree: assumption"):
+        replay(forged, demo_bundle, first_frame, teacher=file)

@@ -90,3 +90,9 @@ def test_a_true_class_without_answers_is_not_passed_over(taught_bundle):
 def test_an_oracle_without_counts_is_said_to_have_none(taught_bundle, oracle):
     with pytest.raises(InputError, match="--assume calibrated needs counts"):
         calibrated(taught_bundle.manifest, oracle, "calibrated")
+
+
+def test_a_file_never_gets_the_counts_of_an_oracle_that_is_named_like_it(taught_bundle):
+    manifest = with_counts(taught_bundle, ("left", "left", 1000), name="learned.json")
+    with pytest.raises(InputError, match="needs counts"):
+        calibrated(manifest, "learned.json", "calibrated")

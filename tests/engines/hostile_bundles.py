@@ -136,9 +136,9 @@ def dimension(name, value):
     return edited(edit)
 
 
-def oracle(pattern="left *", label="left"):
+def oracle(pattern="left *", label="left", **fields):
     """Damage: one more rule in the first oracle."""
-    return edited(lambda m: m["oracles"][0]["rules"].append({"pattern": pattern, "label": label}))
+    return edited(lambda m: m["oracles"][0]["rules"].append({"pattern": pattern, "label": label, **fields}))
 
 
 def self_test(edit):
@@ -563,6 +563,7 @@ IN_NAMES = (
     case("glued-star", oracle(pattern="go left*"), r"oracle action has 'left\*' in a pattern"),
     case("star-in-front", oracle(pattern="*left"), r"has '\*left' in a pattern"),
     case("two-stars-in-one", oracle(pattern="left **"), r"has '\*\*' in a pattern"),
+    case("exception-glued-to-a-star", oracle(unless=["* not* *"]), r"has 'not\*' in a pattern"),
 )
 
 IN_NUMBERS = (

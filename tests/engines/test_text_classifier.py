@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import BackendError
+from edgers_engines.manifest import OTHER
 from edgers_engines.text_classifier import TextClassifier
 from edgers_engines.text_graph import ROWS
 from tests.students import labelled_texts
@@ -74,3 +75,24 @@ def test_a_self_test_that_cannot_be_asked_refuses_the_classifier(taught_bundle):
 
 def test_a_taught_bundle_loads_as_any_other(taught_bundle):
     assert Bundle.load(taught_bundle.path).digest == taught_bundle.digest
+
+
+def test_a_graph_that_couples_the_rows_of_a_batch_is_refused(taught_bundle, monkeypatch):
+    """Even where the self-test has one text, which nothing sits beside."""
+    *_, record = taught_bundle.manifest.classifiers
+    whole = TextClassifier._run
+
+    def coupled(self, rows):
+        found = whole(self, rows)
+        return np.broadcast_to(found.mean(axis=0), found.shape)
+
+    monkeypatch.setattr(TextClassifier, "_run", coupled)
+    with pytest.raises(BackendError, match="a logit is"):
+        load(taught_bundle, self_test=record.self_test[:1])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_text_with_a_logit_that_is_not_finite_has_no_label(classifier, monkeypatch, value):
+    logits = np.array([[9, value, 0, 0], [9, 0, 0, 0]], np.float32)
+    monkeypatch.setattr(classifier, "logits", lambda _texts: logits)
+    assert classifier.labels(["odd", "plain"]) == [OTHER, classifier.record.labels[0]]

@@ -122,3 +122,12 @@ def test_a_template_of_a_second_text_is_refused():
     found["post_processor"]["single"] = [{"Sequence": {"id": "B", "type_id": 0}}]
     with pytest.raises(ValueError, match="tokenizer"):
         read(found)
+
+
+def test_a_tokenizer_that_drops_merges_at_random_is_refused():
+    tokenizer = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
+    found = json.loads(tokenizer.to_str())
+    assert read(found).encode("ab").ids == [2]
+    found["model"]["dropout"] = 0.5
+    with pytest.raises(ValueError, match="at random"):
+        read(found)
