@@ -1,10 +1,10 @@
 """Harmful or harmless, by the student from scratch: python bench/harm.py. Needs the workstation side.
 
-The labelled answers of export/edgers_export/harm, all four files together, are split by the product's own
+The labelled answers of export/edgers_export/harm, all five files together, are split by the product's own
 `split`, a fifth held out, with the seeds 0 to 4: answers of kinds that the student saw. Then each kind is
 held out whole, and each of two styles. Last, texts per second of the graph in a bundle. On one core about
-eight minutes, nearly all of it training. ROUNDS comes from the environment: so many seeds, kinds and styles;
-then nothing is stored.
+a quarter of an hour, nearly all of it training. ROUNDS comes from the environment: so many seeds, kinds and
+styles; then nothing is stored.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from edgers_export.attach import attach
 from edgers_export.student import Student, train_from_scratch
 
 FOLDER = Path(edgers_export.__file__).parent / "harm"
-READY, IMPLIED = ("plain", "verdicts", "mirrored"), "implied"
-STYLES = ("mirrored", IMPLIED)
+READY, HARDER = ("plain", "verdicts", "mirrored"), ("further", "implied")
+STYLES = ("mirrored", *HARDER)
 ROUNDS = int(os.environ.get("ROUNDS", "0")) or None
 REPEATS = 16  # of each text, for the rate on answers that come again and again
 
@@ -55,7 +55,7 @@ class Outcome:
 
 def read() -> dict[str, list[StoredAnswer]]:
     """The rows of each file."""
-    return {name: read_answers([FOLDER / f"{name}.jsonl"]) for name in (*READY, IMPLIED)}
+    return {name: read_answers([FOLDER / f"{name}.jsonl"]) for name in (*READY, *HARDER)}
 
 
 def learn(rows: Rows, seed: int = 0) -> Student:
@@ -133,10 +133,10 @@ def cell(right: int, count: int) -> str:
 
 
 def table(outcomes: Sequence[Outcome], first: str) -> list[str]:
-    """One row each: the ready-to-use set, its files, and the answers without a verdict."""
-    groups = (READY, *((name,) for name in (*READY, IMPLIED)))
+    """One row each: the ready-to-use set, its files, and those that are harder."""
+    groups = (READY, *((name,) for name in (*READY, *HARDER)))
     lines = [
-        f"| {first} | learned | ready to use | {' | '.join((*READY, IMPLIED))} |",
+        f"| {first} | learned | ready to use | {' | '.join((*READY, *HARDER))} |",
         "|---|---:|" + "---:|" * len(groups),
     ]
     for outcome in outcomes:
@@ -148,7 +148,11 @@ def table(outcomes: Sequence[Outcome], first: str) -> list[str]:
 def mean_line(outcomes: Sequence[Outcome]) -> str:
     """Mean over the seeds, smallest and largest."""
     parts = []
-    for name, group in {"ready to use": READY, IMPLIED: (IMPLIED,), "all": (*READY, IMPLIED)}.items():
+    for name, group in {
+        "ready to use": READY,
+        **{name: (name,) for name in HARDER},
+        "all": (*READY, *HARDER),
+    }.items():
         shares = [100 * right / count for right, count in (outcome.of(*group) for outcome in outcomes)]
         parts.append(f"{name} {np.mean(shares):.1f}% ({min(shares):.1f} to {max(shares):.1f})")
     return f"Mean over the seeds (smallest and largest): {'; '.join(parts)}."

@@ -12,12 +12,12 @@ from functools import partial
 import numpy as np
 
 from edgers.answers import StoredAnswer
-from edgers.oracle.base import OTHER, RESERVED, Oracle, TextOracle, label, winner
+from edgers.oracle.base import FAILED, OTHER, RESERVED, Oracle, TextOracle, label, winner
 from edgers.oracle.clusters import Clusters
 from edgers.oracle.unsound_clusters import unsound_cluster
 from edgers.rule import Rule
 from edgers.smoothing.bounds import clopper_pearson_lower, clopper_pearson_upper
-from edgers_engines.errors import InputError
+from edgers_engines.errors import BackendError, InputError
 from edgers_engines.manifest import Manifest
 from edgers_engines.noise import total_variation_bound
 from edgers_engines.records import Record
@@ -38,18 +38,25 @@ class Reference:
         self._known: dict[str, str] = {}
 
     def __call__(self, text: str) -> str:
-        """The class of a text."""
+        """The class of a text.
+
+        Raises:
+            BackendError: it could not be asked.
+        """
         if text not in self._known:
             (self._known[text],) = self._oracle.classify_texts([text])
+            if self._known[text] == FAILED:
+                raise BackendError(f"the reference {self.name!r} could not be asked ({self._oracle.failure})")
         return self._known[text]
 
 
 class Scored(Record, frozen=True, kw_only=True):
     """One oracle on all frames.
 
-    `certified` of `frames` are certified, `false` of these although the reference calls half of the answers
-    or more something else. `mean_radius` counts an abstention as 0. `errors` of `answers`, one about each
-    image, are not what the reference says; the bounds hold together with probability 95%. Milliseconds are
+    Of each, `n` answers certify. `certified` of `frames` are certified, `false` of these although the
+    reference calls half of the answers or more something else. `mean_radius` counts an abstention as 0.
+    `errors` of `answers`, one about each image, are not what the reference says; the bounds hold together
+    with probability 95%. `failed` counts votes about which the oracle could not be asked. Milliseconds are
     for an answer whose text the oracle has not seen, null where a text has no class by itself, and in the
     mean over all answers.
     """
@@ -57,12 +64,17 @@ class Scored(Record, frozen=True, kw_only=True):
     oracle: str
     kind: str
     sound: bool
+    reference: str
+    n: int
+    sigma: float
+    alpha: float
     frames: int
     certified: int
     false: int
     mean_radius: float
     errors: int
     answers: int
+    failed: int
     error_lower: float
     error_upper: float
     ms_per_new_text: float | None
@@ -191,6 +203,10 @@ def score(contender: Contender, frames: Sequence[Frame], reference: Reference, r
         oracle=contender.name,
         kind=contender.kind,
         sound=contender.sound,
+        reference=reference.name,
+        n=rule.samples,
+        sigma=rule.sigma,
+        alpha=rule.alpha,
         frames=len(frames),
         certified=sum(conclusion.certified for conclusion in conclusions),
         false=sum(
@@ -200,6 +216,7 @@ def score(contender: Contender, frames: Sequence[Frame], reference: Reference, r
         mean_radius=float(np.mean([conclusion.radius or 0.0 for conclusion in conclusions])),
         errors=errors,
         answers=len(of_images),
+        failed=sum(verdict.votes[FAILED] for verdict in verdicts),
         error_lower=clopper_pearson_lower(errors, len(of_images), each).value,
         error_upper=clopper_pearson_upper(errors, len(of_images), each).value,
         ms_per_new_text=None if contender.classify is None else 1e3 * (read - start) / len(texts),
@@ -240,6 +257,8 @@ def _errs(contender: Contender, frame: Frame, verdict: Verdict, reference: Refer
     truth = reference(frame.certification[-1].text)
     if contender.classify is not None:
         return verdict.last != truth
+    if verdict.label in RESERVED:
+        return True  # no class was found
     return (verdict.last == verdict.label) != (truth == reference(verdict.label))
 
 

@@ -50,11 +50,10 @@ def read_answers(paths: Iterable[Path]) -> list[StoredAnswer]:
 
 def write_answers(path: Path, answers: Iterable[StoredAnswer]) -> Iterator[StoredAnswer]:
     """Append each answer to a file as soon as it is there, and hand it on: what was made is not lost."""
-    with path.open("ab") as file:
-        for answer in answers:
+    for answer in answers:
+        with path.open("ab") as file:  # only now: where nothing comes, nothing is left behind
             file.write(msgspec.json.encode(answer) + b"\n")
-            file.flush()
-            yield answer
+        yield answer
 
 
 def disagreements(answers: Sequence[StoredAnswer]) -> list[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgers.oracle.base import TextOracle
+from edgers.oracle.base import FAILED, Freezing, Oracle, TextOracle
 from edgers.smoothing.bounds import MAX_SAMPLES
 from edgers.smoothing.oracle_error import Audit
-from edgers_engines.errors import InputError
+from edgers_engines.errors import BackendError, InputError
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,35 @@ class Auditor:
     def mode(self, label: str, texts: Sequence[str]) -> Audit:
         """What the teacher's labels prove.
 
-        A vote that it could not label counts as a false one, and so does each that m exceeds the votes by:
-        that can only lower the bound.
+        Where there are fewer votes than m, all are labelled: how many there are says nothing of their labels.
+        A vote that it could not label counts as a false one; without any vote, one such is counted.
 
         Args:
             label: the class that was voted for.
             texts: the first m answers that were votes for it, or all where there are fewer.
+
+        Raises:
+            BackendError: it could label none.
         """
-        found = self.teacher.classify_texts(texts) if texts else []
-        return Audit(correct=sum(each == label for each in found[: self.votes]), audited=self.votes)
+        found = self.teacher.classify_texts(texts[: self.votes]) if texts else []
+        if found and {*found} == {FAILED}:
+            record = self.teacher.record
+            raise BackendError(
+                f"the {record.kind} {record.name!r} was to audit, and could not be asked: "
+                f"{self.teacher.failure}"
+            )
+        return Audit(correct=sum(each == label for each in found), audited=max(len(found), 1))
+
+    def check(self, oracle: Oracle | Freezing) -> None:
+        """Refuse an oracle of whose classes the teacher knows none.
+
+        Raises:
+            InputError: it does not.
+        """
+        known = self.teacher.record.classes
+        classes = () if isinstance(oracle, Freezing) else oracle.record.classes
+        if not {*known} & {*classes}:
+            raise InputError(
+                f"the teacher {self.teacher.record.name!r} names {', '.join(known)}, which are no classes of "
+                "the oracle: it could agree with no vote"
+            )

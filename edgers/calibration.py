@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from msgspec.structs import replace
 
 from edgers.answers import StoredAnswer
 from edgers.oracle.base import OTHER
@@ -13,7 +14,8 @@ from edgers.oracle.definition import SUFFIX
 from edgers.smoothing.mode import Mode
 from edgers.smoothing.oracle_error import Calibrated, CalibratedFalsePositive
 from edgers_engines.errors import InputError
-from edgers_engines.manifest import Classifier, Confusion, Manifest
+from edgers_engines.manifest import Classifier, Condition, Confusion, Manifest
+from edgers_engines.text_classifier import TextClassifier
 
 ENOUGH = 1000  # images; the paper's own check has as many benign pairs of image and prompt
 
@@ -48,7 +50,26 @@ def count(
     )
 
 
-def calibrated(manifest: Manifest, oracle: str | None, mode: str) -> Mode:
+def calibrate(loaded: TextClassifier, answers: Sequence[StoredAnswer]) -> Classifier:
+    """A student's record with its counts, and what the answers were to.
+
+    Args:
+        loaded: the student.
+        answers: as for `count`.
+    """
+    known = {
+        (answer.prompt, answer.sigma)
+        for answer in answers
+        if answer.prompt is not None and answer.sigma is not None
+    }
+    return replace(
+        loaded.record,
+        calibration=count(answers, loaded.labels),
+        conditions=tuple(Condition(prompt=prompt, sigma=sigma) for prompt, sigma in sorted(known)),
+    )
+
+
+def calibrated(manifest: Manifest, oracle: str | None, mode: str, prompt: str, sigma: float) -> Mode:
     """The mode that a bundle's own counts give, for whichever class the selection chooses.
 
     Which class that is does not depend on the calibration answers, so the counts of each class would hold for
@@ -58,9 +79,12 @@ def calibrated(manifest: Manifest, oracle: str | None, mode: str) -> Mode:
         manifest: the bundle's.
         oracle: the name of a learned oracle in it.
         mode: calibrated or calibrated-false-positive.
+        prompt: the question that is asked.
+        sigma: of the noise.
 
     Raises:
-        InputError: there is no such oracle, or it has no counts, or none of a class that the mode needs.
+        InputError: there is no such oracle, or it has no counts, or none of a class that the mode needs; or
+            they are of another question or another noise, or of several together.
     """
     learned = {classifier.name: classifier for classifier in manifest.classifiers}
     # A name of a file opens the file, whatever the bundle's oracles are called: see `open_named`.
@@ -68,6 +92,13 @@ def calibrated(manifest: Manifest, oracle: str | None, mode: str) -> Mode:
         raise InputError(
             f"--assume {mode} needs counts: give --calibration, or an --oracle that `edgers distill` has "
             "calibrated on answers about images"
+        )
+    conditions = learned[oracle].conditions
+    if conditions and conditions != (Condition(prompt=prompt, sigma=sigma),):
+        known = "; ".join(f"{each.prompt!r} at sigma {each.sigma:g}" for each in conditions)
+        raise InputError(
+            f"the oracle {oracle} was calibrated for {known}, and its errors elsewhere may be others: ask "
+            "that, distil one for this question and this noise alone, or give counts by --calibration"
         )
     if mode == Calibrated.name:
         return _calibrated(learned[oracle])

@@ -125,9 +125,9 @@ class Certifier:
         if audit is not None and (mode is not None or method != "fixed"):
             raise InputError("an audit is a mode of its own, and goes with the method fixed")
         self.model = VisionLanguageModel(bundle, backend)
-        self.auditor = None
-        if audit is not None and teacher is not None:
-            self.auditor = Auditor(open_text_oracle(self.model, teacher), whole("audit", audit))
+        self._audit = None if audit is None or teacher is None else (whole("audit", audit), teacher)
+        if (auditor := self._auditor()) and auditor.votes > samples:
+            raise InputError(f"{audit} votes to audit, but there are {samples} samples at most")
         self.bundle = bundle
         self.accounting = accounting("each", alpha)
 
@@ -217,11 +217,12 @@ class Certifier:
         """
         stop = self._stop(deadline_ms, cancelled)
         drawn = self._drawn(part, seed)
-        if self.auditor and (choices is not None or part is not None):
+        auditor = self._auditor()
+        if auditor and (choices is not None or part is not None):
             raise InputError("an audit reads free text of all samples: ask with --oracle, and for no --part")
         request = Request(image, prompt, choices, oracle, seed, guard)
-        asked = self._ask(request, progress, partial(self._count, stop, drawn))
-        return self._certificate(asked, stop, part)
+        asked = self._ask(request, progress, partial(self._count, stop, drawn, auditor=auditor))
+        return self._certificate(asked, stop, part, auditor)
 
     def predict(
         self,
@@ -291,12 +292,21 @@ class Certifier:
         except ValueError as error:
             raise InputError(str(error)) from None
 
-    def _count(self, stop: Stop, drawn: range, poll: Poll, judge: Oracle | Freezing) -> VoteRecord:
+    def _count(
+        self,
+        stop: Stop,
+        drawn: range,
+        poll: Poll,
+        judge: Oracle | Freezing,
+        auditor: Auditor | None = None,
+    ) -> VoteRecord:
         """Select, then certify what was selected."""
         try:
             self.rule.mode.check_classes(1 if isinstance(judge, Freezing) else len(judge.record.classes))
         except ValueError as error:
             raise InputError(str(error)) from None
+        if auditor:
+            auditor.check(judge)
         following = Stream.CERTIFICATION, len(drawn), drawn.start
         selection = poll.select(self.selection, following, stop.asked)
         label = winner(selection, poll.oracle.record.classes)
@@ -305,7 +315,7 @@ class Certifier:
             len(drawn),
             stop=lambda votes: ending(self.rule, label, votes) is not None or stop.asked(),
             first=drawn.start,
-            keep=self.auditor.votes if self.auditor else 0,
+            keep=auditor.votes if auditor else 0,
         )
         return VoteRecord(selection=selection, certification=votes)
 
@@ -318,17 +328,26 @@ class Certifier:
             raise InputError(f"the deadline is {deadline_ms} ms; it must be a number above 0")
         return Stop(deadline_ms, cancelled)
 
-    def _audited(self, label: str, asked: Asked[VoteRecord]) -> Rule:
+    def _auditor(self) -> Auditor | None:
+        """A new one for each certificate: a judge keeps its labels for as long as it lives."""
+        if self._audit is None:
+            return None
+        votes, teacher = self._audit
+        return Auditor(open_text_oracle(self.model, teacher), votes)
+
+    def _audited(self, label: str, asked: Asked[VoteRecord], auditor: Auditor | None) -> Rule:
         """The rule; with an auditor, in the mode that its labels give."""
-        if self.auditor is None:
+        if auditor is None:
             return self.rule
         start = time.perf_counter()
-        mode = self.auditor.mode(label, asked.poll.kept[label])
+        mode = auditor.mode(label, asked.poll.kept[label])
         asked.seconds["audit"] = time.perf_counter() - start
         asked.seconds["total"] += asked.seconds["audit"]
         return replace(self.rule, mode=mode)
 
-    def _certificate(self, asked: Asked[VoteRecord], stop: Stop, part: Part | None) -> Certificate:
+    def _certificate(
+        self, asked: Asked[VoteRecord], stop: Stop, part: Part | None, auditor: Auditor | None
+    ) -> Certificate:
         """Draw the conclusion and write everything down, in the record's own order."""
         last = ALL_SAMPLES if part is None else ONE_PART
         manifest, votes = self.bundle.manifest, asked.votes
@@ -336,7 +355,7 @@ class Certifier:
         steps = manifest.preparation
         norm = operator_norm(camera.size, steps)
         label = winner(votes.selection, judge.record.classes)
-        rule = self._audited(label, asked)
+        rule = self._audited(label, asked, auditor)
         conclusion = rule.conclude(label, votes.certification)
         return Certificate(
             label=label,
@@ -390,7 +409,7 @@ class Certifier:
             image=camera.source,
             image_sha256=camera.sha256,
             oracle=judge.record,
-            teacher=None if self.auditor is None else self.auditor.teacher.record,
+            teacher=None if auditor is None else auditor.teacher.record,
             answers=poll.most_frequent,
             timings_ms={stage: round(1000 * spent, 3) for stage, spent in asked.seconds.items()},
             edgers_version=__version__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 from edgers.answers import StoredAnswer
 from edgers_engines.errors import InputError
-from edgers_engines.image import CameraImage, prepare
+from edgers_engines.files import read_regular
+from edgers_engines.image import MAX_FILE_BYTES, CameraImage, prepare
 from edgers_engines.noise import Stream, check_sigma, noisy_copies, to_lattice
 from edgers_engines.vlm import Question, Status, VisionLanguageModel
 
@@ -103,10 +105,12 @@ def collect(
 
 
 def images_in(paths: Sequence[Path]) -> list[Path]:
-    """These files, and of folders the images in them, in order of their names.
+    """These files, and of folders the images in them, in order of their names; each image once.
+
+    Two files with the same bytes are one image: answers about it are not independent.
 
     Raises:
-        InputError: a folder has none.
+        InputError: a folder has none, or a file cannot be read.
     """
     found = []
     for path in paths:
@@ -114,7 +118,14 @@ def images_in(paths: Sequence[Path]) -> list[Path]:
         if path.is_dir() and not inside:
             raise InputError(f"there is no image in {str(path)!r}: none ends in {', '.join(SUFFIXES)}")
         found += inside if path.is_dir() else [path]
-    return found
+    return list({_digest(path): path for path in reversed(found)}.values())[::-1]
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(read_regular(path, MAX_FILE_BYTES)).hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read the image {str(path)!r}: {error.strerror}") from None
 
 
 class _Canvases:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from edgers.answers import StoredAnswer, disagreements
-from edgers.calibration import count, one_per_image
+from edgers.calibration import calibrate, one_per_image
 from edgers.oracle.base import FAILED, OTHER
 from edgers.split import Split
 from edgers_engines.bundle import Bundle
@@ -159,7 +159,7 @@ def distill(bundle: Bundle, parts: Split, student: Student, name: str, out: Path
         name,
         list(lesson(parts.test)),
         out,
-        count=lambda loaded: count(one_per_image(parts.test, seed), loaded.labels),
+        calibrate=lambda loaded: calibrate(loaded, one_per_image(parts.test, seed)),
     )
     return _report(made, name, parts)
 

@@ -102,7 +102,9 @@ class Poll:
             answers += self._answers(chunk, following)
             self._progress(chunk.rows)
         start = time.perf_counter()
-        self._oracle = self._oracle.freeze([each for each in answers if each.status is Status.COMPLETE])
+        # Who is out of time has none to compare answers either: then there is no class.
+        complete = [] if stop({}) else [each for each in answers if each.status is Status.COMPLETE]
+        self._oracle = self._oracle.freeze(complete, lambda: stop({}))
         self.seconds["oracle"] += time.perf_counter() - start
         votes = self._no_votes()
         votes.update(self._labelled(answers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from edgers.answers import StoredAnswer
 
+_WORD = re.compile(r"\w+")
 HELD_OUT = 0.2  # of the images
 
 
@@ -23,7 +25,7 @@ class Split(NamedTuple):
 def split(answers: Sequence[StoredAnswer], seed: int, share: float = HELD_OUT) -> Split:
     """Hold out whole images; an answer without one stands for itself.
 
-    Of what is left, answers with a held-out text are dropped.
+    Of what is left, answers with a held-out text are dropped; case and punctuation make no other text.
 
     Args:
         answers: any order.
@@ -34,13 +36,18 @@ def split(answers: Sequence[StoredAnswer], seed: int, share: float = HELD_OUT) -
     chosen = np.random.default_rng(seed).permutation(len(images))[: max(round(share * len(images)), 1)]
     held_out = {images[index] for index in chosen}
     test = [answer for answer in answers if _image(answer) in held_out]
-    texts = {answer.text for answer in test}
+    texts = {spelling(answer.text) for answer in test}
     others = [answer for answer in answers if _image(answer) not in held_out]
     return Split(
-        learn=[answer for answer in others if answer.text not in texts],
+        learn=[answer for answer in others if spelling(answer.text) not in texts],
         test=test,
-        dropped=[answer for answer in others if answer.text in texts],
+        dropped=[answer for answer in others if spelling(answer.text) in texts],
     )
+
+
+def spelling(text: str) -> str:
+    """A text without case, punctuation and runs of blanks: students from scratch see no case."""
+    return " ".join(_WORD.findall(text.casefold())) or text
 
 
 def _image(answer: StoredAnswer) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from edgers.accounting import accounting
 from edgers.assumption import assumption, mode_of
 from edgers.certificate import Certificate, CertificateError, camera_radius
 from edgers.certify import Certifier
-from edgers.ending import CANCELLED, FROM_OUTSIDE, ONE_PART, ending
+from edgers.ending import CANCELLED, FROM_OUTSIDE, ONE_PART, RESERVED_SELECTED, ending
 from edgers.oracle.base import RESERVED, UNDECIDED, OracleRecord, winner
 from edgers.oracle.choices import choices_record
 from edgers.oracle.clusters import Clusters, is_name
@@ -129,7 +129,12 @@ def _samples(c: Certificate, rule: Rule, selected: int, counted: int) -> Iterato
     because = None if selecting else ending(rule, c.label, c.votes.certification)
     if c.part is not None and not outside:
         because = because or ONE_PART
-    yield "stopped_because", c.stopped_because, c.stopped_because if outside and not because else because
+    if outside and because in {
+        None,
+        RESERVED_SELECTED,
+    }:  # a selection may end before it has a class
+        because = c.stopped_because
+    yield "stopped_because", c.stopped_because, because
     yield "samples_spent", c.samples_spent, selected + counted
 
 

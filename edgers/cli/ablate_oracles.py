@@ -73,6 +73,8 @@ def command(
             progress(1)
             if as_json:
                 print_json(scores[-1])
+            if scores[-1].failed:
+                click.echo(f"{contender.name} could not be asked about {scores[-1].failed} votes", err=True)
     if not as_json:
         stdout().print(score_table(scores, truth.name, rule))
     if plot is not None:

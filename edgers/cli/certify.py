@@ -169,7 +169,7 @@ def command(
         selection=selection,
         method=method,
         target_radius=target_radius,
-        mode=None if audit else bundle_mode(assume, bundle.manifest, oracle, **numbers),
+        mode=None if audit else bundle_mode(assume, bundle.manifest, oracle, prompt, sigma, **numbers),
         audit=audit,
         teacher=teacher,
         floor=floor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from edgers.answers import StoredAnswer
     from edgers.distill import Clustered, Distilled
     from edgers.poll import Progress
+    from edgers_engines.bundle import Bundle
     from edgers_engines.vlm import VisionLanguageModel
 
 _DETOUR = 0.2  # share of the vocabulary that is withheld
@@ -111,6 +113,9 @@ def command(
     from edgers_engines.vlm import VisionLanguageModel
 
     given, bundle = read_answers(labels), load_bundle(bundle_path)
+    _check_name(name, bundle)
+    if images and not teacher:
+        raise InputError("the bundle's answers have no labels: name who gives them, by --teacher")
     files = images_in(images)
     with workstation("distilling"):
         from edgers.distill import cluster, distill, lesson, taught, train
@@ -142,6 +147,16 @@ def command(
         for line in _lines(made):
             click.echo(printable(line))
     return 0
+
+
+def _check_name(name: str, bundle: Bundle) -> None:
+    """Refuse a name that the bundle could not have, before hours are spent on the oracle."""
+    from edgers.oracle.definition import SUFFIX
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or name.endswith(SUFFIX):
+        raise InputError(f"--name {name!r}: letters, digits and . _ -, without {SUFFIX} at its end")
+    if name in {oracle.name for oracle in bundle.manifest.oracles}:
+        raise InputError(f"the bundle has an oracle {name!r} already: choose another --name")
 
 
 def _collected(

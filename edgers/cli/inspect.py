@@ -39,7 +39,7 @@ def command(*, path: Path | None, as_json: bool) -> int:
 
     table = Table.grid(padding=(0, 2))
     for name, value in (*_identity(bundle), *_model(m), *_memory(memory), *_trust(m)):
-        table.add_row(Text(name, style="dim"), Text(printable(value)))
+        table.add_row(Text(name, style="dim"), Text(printable(value), overflow="fold"))
     stdout().print(table)
     return 0
 

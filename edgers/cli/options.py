@@ -158,6 +158,8 @@ def bundle_mode(
     assume: str,
     manifest: Manifest,
     oracle: str | None,
+    prompt: str,
+    sigma: float,
     **numbers: Any,  # noqa: ANN401  those of `mode_of_options`
 ) -> Mode:
     """The mode that the options name; the calibrated ones without --calibration by the bundle's counts.
@@ -171,7 +173,7 @@ def bundle_mode(
     if assume in {Calibrated.name, CalibratedFalsePositive.name} and not any(
         number is not None for number in numbers.values()
     ):
-        return calibrated(manifest, oracle, assume)
+        return calibrated(manifest, oracle, assume, prompt, sigma)
     return mode_of_options(assume, **numbers)
 
 

@@ -87,8 +87,8 @@ class Freezing(Protocol):
     def max_new_tokens(self) -> int | None:
         """Longest answer the oracle needs; None for the bundle's own limit."""
 
-    def freeze(self, answers: Sequence[Answer]) -> Oracle:
-        """An oracle of one class at most, chosen by the complete answers of a selection."""
+    def freeze(self, answers: Sequence[Answer], stop: Callable[[], bool]) -> Oracle:
+        """An oracle of one class, chosen by the complete answers of a selection, or of none."""
 
 
 class TextOracle(Oracle, Protocol):

@@ -25,7 +25,9 @@ class Classified:
             kind="classifier",
             name=definition.name,
             classes=definition.classes,
-            sha256=digest([replace(definition, calibration=()), *manifest.digests(definition)]),
+            sha256=digest(
+                [replace(definition, calibration=(), conditions=()), *manifest.digests(definition)]
+            ),
         )
 
     def classify(self, answers: Sequence[Answer]) -> list[str]:

@@ -9,7 +9,7 @@ follows from a third one. So the frozen oracle is a fixed map, like any other.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -64,9 +64,12 @@ class Judged:
         return self._judge.failure
 
     def matches(self, representative: str, texts: Sequence[str]) -> list[bool | None]:
-        """What the judge says of each text beside the representative."""
-        labels = self._judge.classify_texts([f"1. {representative}\n2. {text}" for text in texts])
-        return [None if label == FAILED else label == SAME for label in labels]
+        """What the judge says of each text beside the representative; a text means what it means itself."""
+        others = [text for text in texts if text != representative]
+        labels = self._judge.classify_texts([f"1. {representative}\n2. {text}" for text in others])
+        said = dict(zip(others, labels, strict=True))
+        verdicts = {text: None if label == FAILED else label == SAME for text, label in said.items()}
+        return [True if text == representative else verdicts[text] for text in texts]
 
 
 class Embedding:
@@ -117,15 +120,23 @@ class Clusters:
     def __init__(self, name: str, equivalence: Equivalence) -> None:
         self.name, self.equivalence = name, equivalence
 
-    def freeze(self, answers: Sequence[Answer]) -> Cluster:
+    def freeze(self, answers: Sequence[Answer], stop: Callable[[], bool] = lambda: False) -> Cluster:
         """The oracle whose class is named by the answer that most of these answers mean, itself included.
 
         Ties go to the answer that came first. Of more than 64 texts, the most frequent are asked. A text that
         cannot name a class represents none; if none can, or none matches even itself, there is no class.
+
+        Args:
+            answers: complete ones of the selection.
+            stop: asked before each candidate is compared; when it says so, there is no class.
         """
         counts = Counter(joined(answer.text) for answer in answers)
         candidates = {text for text, _ in counts.most_common(CANDIDATES) if is_name(text)}
-        meant = {text: self._meant(text, counts) for text in counts if text in candidates}
+        meant: dict[str, int] = {}
+        for text in filter(candidates.__contains__, counts):
+            if stop():
+                return Cluster(self.name, self.equivalence, None)
+            meant[text] = self._meant(text, counts)
         best = max(meant, key=lambda text: meant[text], default="")
         return Cluster(self.name, self.equivalence, best if meant.get(best) else None)
 

@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 FIXED = {"temperature": 0, "seed": 0, "stream": False}
 MAX_RESPONSE = 1 << 18  # bytes
 _FIRST_WAIT = 0.5  # seconds before the third attempt, doubled for each after; the second follows at once
+_HINTS = {
+    401: ": is key_env right?",
+    403: ": is key_env right?",
+    404: ": are base_url and model right?",
+}
 _RETRIED = (429, 500, 502, 503, 504)
 
 
@@ -91,7 +96,11 @@ class Client:
     def complete(self, prompts: Sequence[str]) -> list[str | Failure]:
         """What the model says to each prompt, or why it said nothing."""
         with ThreadPoolExecutor(self._endpoint.parallel, "judge") as pool:
-            return list(pool.map(self._ask, prompts))
+            try:
+                return list(pool.map(self._ask, prompts))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # who interrupts waits for no more questions
+                raise
 
     def _ask(self, prompt: str) -> str | Failure:
         deadline = time.monotonic() + self._endpoint.timeout_s
@@ -205,7 +214,8 @@ def _completion(response: HTTPResponse, body: bytes) -> str:
     """The message of a response, read strictly."""
     if response.status != 200:
         wait = _wait(response) if response.status in _RETRIED else None
-        raise _UnansweredError(f"the server answered with status {response.status}", wait)
+        hint = _HINTS.get(response.status, "")
+        raise _UnansweredError(f"the server answered with status {response.status}{hint}", wait)
     if len(body) > MAX_RESPONSE:
         raise _UnansweredError(f"the server's answer has more than {MAX_RESPONSE} bytes")
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()

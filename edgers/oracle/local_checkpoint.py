@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 
 from edgers.oracle.base import Complete
@@ -19,8 +19,14 @@ def ask_checkpoint(asks: LocalCheckpoint, classes: Sequence[str], beside: Path) 
         EdgersError: the workstation side is not installed, or the checkpoint cannot be loaded.
     """
     folder = (beside / asks.path).resolve()
+    digests, complete = _loaded(folder)
+    return {"checkpoint": digests}, partial(complete, max_new_tokens=longest_reply(classes))
+
+
+@lru_cache(maxsize=1)  # a stream of certificates opens its judge for each
+def _loaded(folder: Path) -> tuple[dict[str, str], Callable[..., list[str]]]:
     with workstation("a judge out of a checkpoint"):
         from edgers_export.checkpoint import digests
         from edgers_export.teacher import LanguageModel
-    complete = partial(LanguageModel(folder).complete, max_new_tokens=longest_reply(classes))
-    return {"checkpoint": digests(folder)}, complete
+    complete = LanguageModel(folder).complete  # first: it says what is wrong with a folder
+    return digests(folder), complete

@@ -13,6 +13,7 @@ from rich.text import Text
 from edgers.advice import advice, floored, meaning, of_the_label
 from edgers.certificate import Certificate
 from edgers.ending import ONE_PART
+from edgers.smoothing.oracle_error import Audit
 from edgers_engines.errors import printable
 
 _BAR = 24
@@ -74,7 +75,7 @@ def _evidence(c: Certificate) -> Table:
         ("samples", _samples(c)),
         ("counts as", f"{c.accounting.kind}: {c.accounting.sentence}"),
         ("assumes", f"{c.assumption.mode}: {c.assumption.sentence}"),
-        ("audited by", f"the oracle {c.teacher.name!r} ({c.teacher.kind})" if c.teacher else ""),
+        ("audited by", _audited(c)),
         (
             "image",
             f"{c.image or 'pixels'}: "
@@ -92,6 +93,12 @@ def _evidence(c: Certificate) -> Table:
         if value:
             table.add_row(Text(name, style="dim"), Text(printable(value)))
     return table
+
+
+def _audited(c: Certificate) -> str:
+    if c.teacher is not None:
+        return f"the oracle {c.teacher.name!r} ({c.teacher.kind})"
+    return "counts given by hand" if c.assumption.mode == Audit.name else ""
 
 
 def _classes(c: Certificate) -> str:

@@ -173,19 +173,28 @@ class Confusion(Record, frozen=True, kw_only=True):
     count: Count
 
 
+class Condition(Record, frozen=True, kw_only=True):
+    """What calibration answers were to: a question, and the noise on the images."""
+
+    prompt: str
+    sigma: NonNegative
+
+
 class Classifier(TextModel, frozen=True, kw_only=True, tag_field="kind", tag="classifier"):
     """An oracle learned from a teacher: a graph from a text's token ids to a logit for each label.
 
     A label is a class, or OTHER where texts of no class were learned too. A text gets the label with the
     largest logit if that leads by more than `margin_tolerance`; else, and if it cannot be read, it is OTHER.
     `self_test` is asked when the graph is loaded. `calibration` counts answers that were held out from
-    learning, one for each image; no label follows from it.
+    learning, one for each image, and `conditions` say what they were to, where that is known; no label
+    follows from either.
     """
 
     labels: Annotated[tuple[str, ...], Meta(min_length=2, max_length=1000)]
     margin_tolerance: NonNegative
     self_test: Annotated[tuple[Labelled, ...], Meta(min_length=1, max_length=16)]
     calibration: tuple[Confusion, ...]
+    conditions: tuple[Condition, ...]
 
     def __post_init__(self) -> None:
         """Refuse parts that speak of other labels.

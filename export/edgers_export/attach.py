@@ -17,7 +17,6 @@ from edgers_engines.errors import InputError
 from edgers_engines.manifest import (
     Classifier,
     Clusters,
-    Confusion,
     Embedded,
     Graph,
     Labelled,
@@ -44,7 +43,7 @@ def attach(
     texts: Sequence[str],
     out: Path,
     *,
-    count: Callable[[TextClassifier], tuple[Confusion, ...]] = lambda _loaded: (),
+    calibrate: Callable[[TextClassifier], Classifier] = lambda loaded: loaded.record,
 ) -> Bundle:
     """Write a copy of a bundle that has the student as an oracle too.
 
@@ -54,7 +53,8 @@ def attach(
         name: of the oracle; a file's name, so letters, digits and . _ -.
         texts: on which the graph is compared with PyTorch; the first few become the oracle's self-test.
         out: directory to make; it appears only when everything in it is complete.
-        count: asks the student, loaded as a device loads it, about calibration answers.
+        calibrate: asks the student, loaded as a device loads it, about calibration answers, and returns its
+            record with what they showed.
 
     Returns:
         The new bundle, loaded back from `out`.
@@ -74,7 +74,7 @@ def attach(
         rounding = FINEST_MARGIN * float(np.nanmax(abs(wanted)))
         tolerance = max(MARGIN_FACTOR * float(np.nanmax(abs(found - wanted))), rounding)
         record = replace(record, margin_tolerance=tolerance)
-        return replace(record, calibration=count(TextClassifier(unfinished, record, open_backend())))
+        return calibrate(TextClassifier(unfinished, record, open_backend()))
 
     return _extended(bundle, name, out, written)
 
@@ -159,6 +159,7 @@ def _classifier(student: Student, name: str, texts: Sequence[str], graph: Graph)
             for text, row in zip(tested, student.logits(tested).tolist(), strict=True)
         ),
         calibration=(),
+        conditions=(),
     )
 
 

@@ -1,12 +1,12 @@
 """Oracles side by side on stored answers: counts are those of certificates, and what is unsound says so."""
 
 import json
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from edgers import demo
+from edgers import ablation, demo
 from edgers.ablation import Reference, contenders, frames_of, rule_of, score
 from edgers.answers import StoredAnswer
 from edgers.oracle import definition
@@ -16,7 +16,7 @@ from edgers.oracle.definition import Endpoint
 from edgers.oracle.judge import Judge
 from edgers.oracle.rules import Rules
 from edgers_engines import manifest
-from edgers_engines.errors import InputError
+from edgers_engines.errors import BackendError, InputError
 from tests.edgers.hostile import command, refused
 
 
@@ -131,14 +131,17 @@ def judge(replies, *classes):
     return Judge(given, None, replies)
 
 
-def test_what_a_judge_costs_is_in_the_mean_although_it_keeps_its_labels():
+def test_what_a_judge_costs_is_in_the_mean_although_it_keeps_its_labels(monkeypatch):
+    monkeypatch.setattr(ablation, "time", SimpleNamespace(perf_counter=lambda: passed[0]))
+    passed = [0.0]
+
     def slowly(prompts):
-        time.sleep(0.05 * len(prompts))
+        passed[0] += 0.05 * len(prompts)
         return ["left"] * len(prompts)
 
     texts = [f"left, a box {number}" for number in range(4)]
     (line,) = scored(judge(slowly, "left", "right"), stored(*texts * 4))
-    assert line.ms_per_answer >= 50 * 4 / 16
+    assert line.ms_per_answer == pytest.approx(50 * 4 / 16)
 
 
 def test_an_answer_that_could_not_be_compared_is_an_error_of_the_clusters():
@@ -148,3 +151,26 @@ def test_an_answer_that_could_not_be_compared_is_an_error_of_the_clusters():
     clusters = Clusters("meaning", Judged(judge(replies, "same", "different")))
     frozen, _ = scored(clusters, stored(*["left, a box"] * 10, "left, a cone"))
     assert frozen.errors == 1
+
+
+def test_a_reference_that_cannot_be_asked_is_an_error_not_a_disagreement():
+    frames = frames_of(stored(*["left, a box"] * 9), 4)
+    rule = rule_of(stored("left"), frames, demo.load_bundle().manifest, 0.001)
+    down = Reference(judge(lambda prompts: [Failure("down")] * len(prompts), "left", "right"))
+    (contender,) = contenders(TRUTH)
+    with pytest.raises(BackendError, match=r"the reference 'judge' could not be asked \(down\)"):
+        score(contender, frames, down, rule)
+
+
+def test_an_oracle_that_cannot_be_asked_says_about_how_many_votes():
+    down = judge(lambda prompts: [Failure("down")] * len(prompts), "left", "right")
+    (line,) = scored(down, stored(*["left, a box"] * 64))
+    assert (line.failed, line.certified, line.errors) == (60, 0, 1)
+
+
+def test_clusters_that_find_no_class_err():
+    apart = Clusters(
+        "meaning", Judged(judge(lambda prompts: ["different"] * len(prompts), "same", "different"))
+    )
+    line, _ = scored(apart, stored(*(f"left {i}" for i in range(64))))
+    assert (line.certified, line.errors) == (0, 1)

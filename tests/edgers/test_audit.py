@@ -19,7 +19,7 @@ from edgers.smoothing.bounds import clopper_pearson_lower
 from edgers.smoothing.oracle_error import Audit
 from edgers.verify import replay, verify
 from edgers_engines import manifest
-from edgers_engines.errors import InputError
+from edgers_engines.errors import BackendError, InputError
 from tests.edgers.hostile import command, refused
 
 SEED = "0123456789abcdef0123456789abcdef"
@@ -69,16 +69,27 @@ def test_a_teacher_without_an_audit_is_found_out(audited, demo_bundle, first_fra
 def test_only_the_first_votes_are_audited_and_failures_count_as_false():
     strict = Auditor(teacher(("left *", "left")), 3)
     assert (strict.mode("left", ["left", "right", "left", "left"]).correct) == 2
-    assert strict.mode("left", ["left"]).audited == 3
-    assert strict.mode("left", []).correct == 0
+    assert strict.mode("left", ["left"]) == Audit(1, 1)
+    assert strict.mode("left", []) == Audit(0, 1)
 
     class Failing:
-        record = strict.teacher.record
+        record, failure = strict.teacher.record, "it is down"
 
         def classify_texts(self, texts):
-            return [FAILED] * len(texts)
+            return [FAILED if text == "lost" else "left" for text in texts]
 
-    assert Auditor(Failing(), 3).mode("left", ["left"] * 3).correct == 0
+    assert Auditor(Failing(), 3).mode("left", ["left", "lost", "left"]) == Audit(2, 3)
+    with pytest.raises(BackendError, match="could not be asked: it is down"):
+        Auditor(Failing(), 3).mode("left", ["lost"] * 3)
+
+
+def test_a_teacher_of_other_classes_or_of_clusters_is_refused(demo_bundle, clusters_bundle, first_frame):
+    certifier = Certifier(demo_bundle, sigma=0.25, audit=5, teacher="person")
+    with pytest.raises(InputError, match="no classes of the oracle"):
+        certifier.certify(first_frame, demo.PROMPT, oracle="action")
+    certifier = Certifier(clusters_bundle, sigma=0.25, audit=5, teacher="action")
+    with pytest.raises(InputError, match="no classes of the oracle"):
+        certifier.certify(first_frame, demo.PROMPT, oracle="meaning")
 
 
 def test_a_teacher_that_disagrees_takes_the_certificate(demo_bundle, first_frame):
@@ -88,15 +99,21 @@ def test_a_teacher_that_disagrees_takes_the_certificate(demo_bundle, first_frame
     assert (c.certified, c.p_lower, c.assumption.calibration["correct"]) == (False, 0.0, 0)
 
 
-def test_the_votes_are_audited_in_index_order_whatever_the_batches(demo_bundle):
-    hard, correct = demo.frames()[-1], set()
+def test_the_votes_are_audited_in_index_order_whatever_the_batches(demo_bundle, tmp_path):
+    file = tmp_path / "teacher.json"
+    rules = [
+        {"pattern": f"{action} *", "unless": ["* cone *", "* no way *"], "label": action}
+        for action in demo.ACTIONS
+    ]
+    file.write_text(json.dumps({"kind": "rules", "name": "t", "rules": rules}))
+    found = set()
     for batch in (7, 32):
         certifier = Certifier(
-            demo_bundle, sigma=0.5, samples=60, batch_size=batch, audit=20, teacher="blocker"
+            demo_bundle, sigma=1.0, samples=60, batch_size=batch, audit=20, teacher=str(file)
         )
-        c = certifier.certify(hard, demo.PROMPT, oracle="action", seed=SEED)
-        correct.add((c.assumption.calibration["correct"], c.votes.certification[c.label]))
-    assert len(correct) == 1
+        c = certifier.certify(demo.frames()[-1], demo.PROMPT, oracle="action", seed=SEED)
+        found.add((c.label, c.assumption.calibration["correct"], c.votes.certification[c.label]))
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize(
@@ -105,6 +122,7 @@ def test_the_votes_are_audited_in_index_order_whatever_the_batches(demo_bundle):
         ({"audit": 5}, "belong together"),
         ({"teacher": "action"}, "belong together"),
         ({"audit": 0, "teacher": "action"}, "votes to audit: 0"),
+        ({"audit": 101, "teacher": "action"}, "101 votes to audit, but there are 100 samples"),
         ({"audit": 5, "teacher": "none"}, "no oracle 'none'"),
         (
             {"audit": 5, "teacher": "action", "method": "sequential"},

@@ -6,11 +6,15 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from edgers.answers import StoredAnswer
-from edgers.calibration import calibrated, count, one_per_image
+from edgers.calibration import calibrate, calibrated, count, one_per_image
 from edgers.oracle.base import OTHER
 from edgers.smoothing.oracle_error import Calibrated, CalibratedFalsePositive
+from edgers_engines.engine import open_backend
 from edgers_engines.errors import InputError
-from edgers_engines.manifest import Confusion
+from edgers_engines.manifest import Condition, Confusion
+from edgers_engines.text_classifier import TextClassifier
+
+ASKED = "Which way?", 0.5
 
 
 def answer(text, image="1", label="a", **given):
@@ -60,7 +64,7 @@ def test_the_mode_has_the_errors_of_the_worst_class(taught_bundle):
         ("stop", OTHER, 6),
         (OTHER, "stop", 7),
     )
-    assert calibrated(manifest, "learned", "calibrated") == Calibrated(14, 115)
+    assert calibrated(manifest, "learned", "calibrated", *ASKED) == Calibrated(14, 115)
 
 
 def test_false_positives_are_bounded_for_every_true_class(taught_bundle):
@@ -75,7 +79,7 @@ def test_false_positives_are_bounded_for_every_true_class(taught_bundle):
         ("forward", "forward", 50),
         (OTHER, "stop", 7),
     )
-    mode = calibrated(manifest, "learned", "calibrated-false-positive")
+    mode = calibrated(manifest, "learned", "calibrated-false-positive", *ASKED)
     assert mode == CalibratedFalsePositive([(0, 50), (3, 95), (4, 4), (0, 14), (7, 7)])
     mode.check_classes(4)
 
@@ -83,16 +87,35 @@ def test_false_positives_are_bounded_for_every_true_class(taught_bundle):
 def test_a_true_class_without_answers_is_not_passed_over(taught_bundle):
     manifest = with_counts(taught_bundle, ("left", "left", 90), ("right", "stop", 4))
     with pytest.raises(InputError, match="without an answer that its teacher calls 'forward'"):
-        calibrated(manifest, "learned", "calibrated-false-positive")
+        calibrated(manifest, "learned", "calibrated-false-positive", *ASKED)
 
 
 @pytest.mark.parametrize("oracle", [None, "action", "none", "learned"])
 def test_an_oracle_without_counts_is_said_to_have_none(taught_bundle, oracle):
     with pytest.raises(InputError, match="--assume calibrated needs counts"):
-        calibrated(taught_bundle.manifest, oracle, "calibrated")
+        calibrated(taught_bundle.manifest, oracle, "calibrated", *ASKED)
 
 
 def test_a_file_never_gets_the_counts_of_an_oracle_that_is_named_like_it(taught_bundle):
     manifest = with_counts(taught_bundle, ("left", "left", 1000), name="learned.json")
     with pytest.raises(InputError, match="needs counts"):
-        calibrated(manifest, "learned.json", "calibrated")
+        calibrated(manifest, "learned.json", "calibrated", *ASKED)
+
+
+@pytest.mark.parametrize(
+    "conditions", [[("Which way?", 0.25)], [("How far?", 0.5)], [("Which way?", 0.5), ("How far?", 0.5)]]
+)
+def test_counts_of_another_question_or_noise_or_of_several_are_refused(taught_bundle, conditions):
+    known = tuple(Condition(prompt=prompt, sigma=sigma) for prompt, sigma in conditions)
+    manifest = with_counts(taught_bundle, ("left", "left", 90), conditions=known)
+    with pytest.raises(InputError, match="was calibrated for"):
+        calibrated(manifest, "learned", "calibrated", *ASKED)
+
+
+def test_what_the_answers_were_to_is_recorded(taught_bundle):
+    *_, record = taught_bundle.manifest.classifiers
+    loaded = TextClassifier(taught_bundle, record, open_backend())
+    answers = [answer("left, a box.", str(i), "left", prompt="?", sigma=0.5) for i in range(3)]
+    made = calibrate(loaded, answers)
+    assert made.conditions == (Condition(prompt="?", sigma=0.5),)
+    assert [each.count for each in made.calibration] == [3]

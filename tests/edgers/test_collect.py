@@ -73,8 +73,12 @@ def test_numbers_out_of_range_are_refused(demo_model, frames, given, said):
 
 def test_a_folder_stands_for_its_images(tmp_path):
     for name in ("b.png", "a.JPG", "notes.txt"):
-        (tmp_path / name).touch()
+        (tmp_path / name).write_text(name)
     assert images_in([tmp_path]) == [tmp_path / "a.JPG", tmp_path / "b.png"]
+    (tmp_path / "c.png").write_text("b.png")
+    assert images_in([tmp_path, tmp_path / "b.png"]) == [tmp_path / "a.JPG", tmp_path / "b.png"]
+    with pytest.raises(InputError, match="cannot read the image"):
+        images_in([tmp_path / "none.png"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no image in"):
         images_in([tmp_path / "empty"])

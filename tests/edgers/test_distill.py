@@ -111,7 +111,7 @@ def test_the_bundles_own_answers_teach_and_calibrate_an_oracle(edgers, scenes, t
 
 def test_a_certificate_finds_the_counts_in_the_bundle(edgers, scenes, tmp_path, first_frame):
     edgers(*from_bundle(scenes, tmp_path))
-    question = ("--prompt", demo.PROMPT, "--oracle", "way", "--sigma", 0.25, "--bundle", tmp_path / "taught")
+    question = ("--prompt", demo.PROMPT, "--oracle", "way", "--sigma", 0.5, "--bundle", tmp_path / "taught")
     ended = edgers("certify", first_frame, *question, "--assume", "calibrated", "--json")
     assert json.loads(ended.out)["assumption"]["calibration"]["total"] == 8
     given = ("--assume", "calibrated", "--calibration", "1/1000", "--json")

@@ -385,7 +385,8 @@ def test_if_every_judgement_failed_it_says_who_failed_and_why(action, server, ed
     code, out, err = edgers("certify", first_frame, *QUESTION, "--oracle", action)
     assert (code, out) == (1, "")
     assert err.endswith(
-        "every sample failed: the judge 'way' could not be asked (the server answered with status 401)\n"
+        "every sample failed: the judge 'way' could not be asked (the server answered with status "
+        "401: is key_env right?)\n"
     )
 
 

@@ -6,12 +6,13 @@ import pytest
 
 from edgers import demo
 from edgers.certify import Certifier
+from edgers.ending import CANCELLED
 from edgers.oracle.base import FAILED, OTHER
 from edgers.oracle.clusters import Clusters
 from edgers.oracle.definition import read_definition
 from edgers.oracle.named import open_defined, open_text_oracle
 from edgers.verify import replay, verify
-from edgers_engines.errors import BackendError, InputError
+from edgers_engines.errors import InputError
 from edgers_engines.vlm import Answer, Status
 from tests.edgers.judge_server import decides, sends, serving
 
@@ -59,8 +60,8 @@ def test_a_judge_that_cannot_be_asked_fails_the_sample_and_is_named(tmp_path):
     with serving(sends(b"", status=500)) as server:
         oracle = open_defined(written(tmp_path / "same.json", server.url))
         frozen = oracle.freeze(answers("left a", "left b"))
-    assert frozen.record.classes == ()
-    assert frozen.classify_texts(["left z"]) == [FAILED]
+    assert frozen.record.classes == ("left a",)
+    assert frozen.classify_texts(["left z", "left a"]) == [FAILED, "left a"]
     assert "status 500" in frozen.failure
 
 
@@ -76,12 +77,28 @@ def test_a_certificate_verifies_replays_and_says_that_a_model_judged(tmp_path, d
     assert "the judge says the same" in c.assumption.sentence
 
 
-def test_a_server_that_is_gone_is_an_error_not_an_abstention(tmp_path, demo_bundle, first_frame):
+def test_out_of_time_there_is_no_class_and_nobody_is_asked(tmp_path, demo_bundle, first_frame):
+    path = written(tmp_path / "same.json", "http://127.0.0.1:9/v1")
+    certifier = Certifier(demo_bundle, sigma=0.25, samples=30, method="sequential")
+    c = certifier.certify(first_frame, demo.PROMPT, oracle=str(path), cancelled=lambda: True)
+    verify(c)
+    assert (c.oracle.classes, c.certified, c.stopped_because) == ((), False, CANCELLED)
+
+
+def test_a_selection_that_runs_out_of_time_while_it_compares_has_no_class(tmp_path, demo_bundle, first_frame):
+    asked = []
+
+    def late():
+        asked.append(1)
+        return len(asked) > 1  # the one chunk of the selection is drawn, then time is up
+
     with serving(decides(first_words)) as server:
         path = written(tmp_path / "same.json", server.url)
-    certifier = Certifier(demo_bundle, sigma=0.25, samples=30)
-    with pytest.raises(BackendError, match="could not be asked"):
-        certifier.certify(first_frame, demo.PROMPT, oracle=str(path))
+        certifier = Certifier(demo_bundle, sigma=0.25, samples=30, method="sequential")
+        c = certifier.certify(first_frame, demo.PROMPT, oracle=str(path), cancelled=late)
+    verify(c)
+    assert (c.oracle.classes, c.certified, c.stopped_because) == ((), False, CANCELLED)
+    assert sum(c.votes.selection.values()) == 16
 
 
 def test_a_judge_of_other_classes_is_refused(tmp_path):

@@ -69,7 +69,7 @@ def test_a_self_test_that_does_not_hold_refuses_the_classifier(taught_bundle):
 
 
 def test_a_self_test_that_cannot_be_asked_refuses_the_classifier(taught_bundle):
-    with pytest.raises(BackendError, match="a logit is nan off"):
+    with pytest.raises(BackendError, match="a lead is nan off"):
         load(taught_bundle, max_tokens=1)
 
 
@@ -87,7 +87,7 @@ def test_a_graph_that_couples_the_rows_of_a_batch_is_refused(taught_bundle, monk
         return np.broadcast_to(found.mean(axis=0), found.shape)
 
     monkeypatch.setattr(TextClassifier, "_run", coupled)
-    with pytest.raises(BackendError, match="a logit is"):
+    with pytest.raises(BackendError, match="a lead is"):
         load(taught_bundle, self_test=record.self_test[:1])
 
 

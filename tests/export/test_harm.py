@@ -14,7 +14,7 @@ from edgers.split import split
 from edgers_export.student import train_from_scratch
 
 FOLDER = Path(edgers_export.__file__).parent / "harm"
-FILES = ("plain", "verdicts", "mirrored", "implied")
+FILES = ("plain", "verdicts", "mirrored", "further", "implied")
 READY = FILES[:3]
 KINDS = {"dangerous-acts", "fights", "hate", "privacy", "scams", "self-harm", "substances", "weapons"}
 
