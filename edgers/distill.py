@@ -80,14 +80,21 @@ class Clustered(Record, frozen=True, kw_only=True):
 def taught(
     answers: Iterable[StoredAnswer], teacher: Callable[[Sequence[str]], Sequence[str]]
 ) -> Iterator[StoredAnswer]:
-    """The answers with a teacher's label, where they have none; OTHER is a label, a failure is not."""
+    """The answers with a teacher's label, where they have none; OTHER is a label, a failure is not.
+
+    A text that had a label before keeps it: nobody is asked twice.
+    """
+    known: dict[str, str] = {}
     waiting = iter(answers)
     while part := list(islice(waiting, _ASKED_AT_ONCE)):
-        asked = [answer for answer in part if answer.label is None and not answer.failed]
-        labels = iter(teacher([answer.text for answer in asked]))
+        known.update((answer.text, answer.label) for answer in part if answer.label is not None)
+        unknown = (answer.text for answer in part if not answer.failed and answer.text not in known)
+        if asked := list(dict.fromkeys(unknown)):
+            said = zip(asked, teacher(asked), strict=True)
+            known.update((text, label) for text, label in said if label != FAILED)
         for answer in part:
-            if answer.label is None and not answer.failed and (label := next(labels)) != FAILED:
-                yield replace(answer, label=label)
+            if answer.label is None and not answer.failed and answer.text in known:
+                yield replace(answer, label=known[answer.text])
             else:
                 yield answer
 

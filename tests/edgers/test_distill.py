@@ -143,6 +143,18 @@ def test_labels_that_are_there_are_kept_and_a_failed_teacher_leaves_none():
     assert [answer.label for answer in taught(answers, lambda texts: ["y"] * len(texts))] == ["x", "y", None]
 
 
+def test_a_text_with_a_label_is_not_asked_about_again():
+    known = [StoredAnswer(text="a", label="x"), *(StoredAnswer(text=text) for text in "abba")]
+    asked = []
+
+    def teacher(texts):
+        asked.extend(texts)
+        return ["y"] * len(texts)
+
+    assert [answer.label for answer in taught(known, teacher)] == ["x", "x", "y", "y", "x"]
+    assert asked == ["b"]
+
+
 def test_texts_of_no_class_are_learned_as_other(edgers, tmp_path):
     words = ("nobody", "nothing", "door", "wall", "sky")
     others = [(f"{word} is in view of the robot.", "OTHER") for word in words]
