@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgers.answers import StoredAnswer, disagreements, read_answers
-from edgers.split import split
+from edgers.split import spelling, split
 from edgers_engines.errors import InputError
 
 
@@ -75,3 +75,14 @@ def test_a_line_that_is_none_is_named(tmp_path, line, said):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match="cannot read the answers"):
         read_answers([tmp_path / "none.jsonl"])
+
+
+def test_case_and_punctuation_make_no_other_text():
+    rows = [
+        row(text, image=str(number)) for number, text in enumerate(["Left, a box!", "left a  box", "!"] * 9)
+    ]
+    parts = split(rows, 0)
+    held_out = {spelling(answer.text) for answer in parts.test}
+    assert not {spelling(answer.text) for answer in parts.learn} & held_out
+    assert spelling("Left, a box!") == spelling("left a  box") == "left a box"
+    assert spelling("!") == "!"
