@@ -58,7 +58,7 @@ def command(
     from edgers.answers import read_answers
     from edgers.demo import load_bundle
     from edgers.oracle.named import open_named, open_text_oracle
-    from edgers.report.ablation import plot_scores, score_table
+    from edgers.report.ablation import plot_scores, score_notes, score_table
     from edgers_engines.vlm import VisionLanguageModel
 
     stored = read_answers(answers)
@@ -76,7 +76,8 @@ def command(
             if scores[-1].failed:
                 click.echo(f"{contender.name} could not be asked about {scores[-1].failed} votes", err=True)
     if not as_json:
-        stdout().print(score_table(scores, truth.name, rule))
+        stdout().print(score_table(scores))
+        stdout().print(score_notes(scores))
     if plot is not None:
         write_new(plot, plot_scores(scores, plot.suffix[1:]))
     return 0

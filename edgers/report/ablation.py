@@ -17,22 +17,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from edgers.ablation import Scored
-    from edgers.rule import Rule
 
 _GREEN, _RED, _GREY = "#2a7f4f", "#b3402e", "#8a8f98"
 
 
-def score_table(scores: Sequence[Scored], reference: str, rule: Rule) -> Table:
-    """One line for each oracle; what is unsound says so."""
+def score_notes(scores: Sequence[Scored]) -> str:
+    """What was compared, and what the table's columns mean."""
     first = scores[0]
-    table = Table(
-        box=box.SIMPLE,
-        caption=f"{first.frames} frames, n = {rule.samples}, sigma {rule.sigma:g}, alpha {rule.alpha:g}. "
-        f"Errors: of one answer about each of {first.answers} images, not what {printable(reference)} says; "
-        "with probability 95% between the two below. False: certified, and it calls half the answers "
-        "something else. Radius: the mean, 0 where it abstains. Milliseconds for a new text, and for an "
-        "answer in the mean.",
+    return printable(
+        f"{first.frames} frames, n = {first.n}, sigma {first.sigma:g}, alpha {first.alpha:g}. Errors: of one "
+        f"answer about each of {first.answers} images, not what {first.reference} says; with probability 95% "
+        "between the two below. False: certified, and it calls half the answers something else. Radius: the "
+        "mean, 0 where it abstains. Milliseconds for a new text, and for an answer in the mean."
     )
+
+
+def score_table(scores: Sequence[Scored]) -> Table:
+    """One line for each oracle; what is unsound says so."""
+    table = Table(box=box.SIMPLE)
     table.add_column("oracle", overflow="fold", min_width=12)
     for name in ("certified", "false", "radius", "errors", "ms/new", "ms/answer"):
         table.add_column(name, justify="right", no_wrap=True)
