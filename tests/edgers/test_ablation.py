@@ -174,3 +174,12 @@ def test_clusters_that_find_no_class_err():
     )
     line, _ = scored(apart, stored(*(f"left {i}" for i in range(64))))
     assert (line.certified, line.errors) == (0, 1)
+
+
+def test_half_of_the_answers_are_not_enough_to_agree_with():
+    everything = rules("everything", right="*")
+    answers = stored(*["right"] * 4, *["left, a box", "right, a box"] * 30)
+    (line,) = scored(everything, answers)
+    assert (line.certified, line.false) == (1, 1)
+    (line,) = scored(everything, [*answers[:-2], *stored("right, a box", "right, a box")])
+    assert (line.certified, line.false) == (1, 0)

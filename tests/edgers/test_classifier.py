@@ -11,6 +11,7 @@ from edgers.oracle.classifier import Classified
 from edgers.verify import replay, verify
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import InputError
+from edgers_engines.manifest import Condition, Confusion
 from edgers_engines.text_classifier import TextClassifier
 from tests.students import labelled_texts
 
@@ -78,3 +79,12 @@ def test_it_counts_as_the_rules_do_that_it_learned(made, demo_bundle, first_fram
 def test_a_bundle_without_the_oracle_says_which_it_has(demo_bundle, first_frame):
     with pytest.raises(InputError, match="has no oracle 'learned'; it has: action"):
         Certifier(demo_bundle, sigma=0.25).certify(first_frame, demo.PROMPT, oracle="learned")
+
+
+def test_what_was_counted_makes_no_other_oracle(taught_bundle):
+    counted = (Confusion(teacher="left", student="stop", count=1),)
+    condition = (Condition(prompt="?", sigma=0.5),)
+    assert (
+        oracle(taught_bundle, calibration=counted, conditions=condition).record
+        == oracle(taught_bundle).record
+    )
