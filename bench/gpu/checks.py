@@ -20,6 +20,7 @@ from edgers_engines.device import Host
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import EdgersError
 from edgers_engines.noise import Stream, to_lattice
+from edgers_engines.text_classifier import TextClassifier
 from edgers_engines.vlm import Answer, Question, VisionLanguageModel
 
 SEED = "0123456789abcdeffedcba9876543210"
@@ -106,11 +107,11 @@ def placement(device: str, say: Say) -> dict[str, Any]:
     provider = "CPUExecutionProvider" if device == "cpu" else "CUDAExecutionProvider"
     found: dict[str, Any] = {}
     bundle = demo.load_bundle()
-    for name, graph in bundle.manifest.graphs.named():
+    for name, graph, weights_name in bundle.manifest.loaded:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        with bundle.weights() as weights:
+        with bundle.weights(weights_name) as weights:
             options.add_session_config_entry(
                 "session.model_external_initializers_file_folder_path", str(weights)
             )
@@ -149,6 +150,29 @@ def bundles(device: str, say: Say) -> dict[str, Any]:
 def _answers(bundle: Bundle, device: str, canvases: NDArray[np.float32]) -> list[Answer]:
     model = VisionLanguageModel(bundle, open_backend(device=device))
     return Question(model, "Which way?", rows=8, guard=False, max_new_tokens=16).answers(canvases)
+
+
+def oracle(device: str, say: Say) -> dict[str, Any]:
+    """Labels and logits of the demo bundle's learned oracle on both, of texts of every length."""
+    bundle = demo.load_bundle()
+    words = ["left", "right", "stop", "forward", "a", "box", "cone", "blocks", "the", "way", ",", "."]
+    rng = np.random.default_rng(2)
+    texts = [" ".join(rng.choice(words, rng.integers(1, 30))) for _ in range(5000)]
+    (record,) = bundle.manifest.classifiers
+    cpu, there = (TextClassifier(bundle, record, open_backend(device=where)) for where in ("cpu", device))
+    difference = float(abs(cpu.logits(texts) - there.logits(texts)).max())
+    seconds = []
+    for classifier in (cpu, there):
+        start = time.perf_counter()
+        classifier.labels(texts)
+        seconds.append(time.perf_counter() - start)
+    equal = sum(a == b for a, b in zip(cpu.labels(texts), there.labels(texts), strict=True))
+    rates = [len(texts) / each for each in seconds]
+    say(
+        f"  {equal} of {len(texts)} labels equal, largest difference of a logit {difference:.2g} (a lead "
+        f"needs {record.margin_tolerance:.2g}); {rates[0]:.0f} / {rates[1]:.0f} texts a second"
+    )
+    return {"texts": len(texts), "equal": equal, "difference": difference, "texts per second": rates}
 
 
 def demo_frames(device: str, say: Say) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Parts, all unless named:
   kernels    what `edgers_engines.cuda` does, against NumPy; how fast it draws noise
   placement  which nodes of the demo bundle's graphs ONNX Runtime leaves to the CPU
   bundles    of the demo bundle and those below $BUNDLES: the self-test, and tokens against the CPU's
+  oracle     the demo bundle's learned oracle: labels and logits against the CPU's, texts per second
   demo       the demo frames, certified on both with the same seed: labels, votes, time
   memory     the demo bundle when the device has next to none left: smaller chunks, the same votes
   full       LLaVA-1.5-7B's architecture (full_size.py), from the graphs in $HOLLOW (hollow.py)
@@ -109,6 +110,7 @@ PARTS: dict[str, Callable[[str, checks.Say], Any]] = {
     "kernels": checks.kernels,
     "placement": checks.placement,
     "bundles": checks.bundles,
+    "oracle": checks.oracle,
     "demo": checks.demo_frames,
     "memory": checks.memory,
     "full": full_size.main,
