@@ -28,15 +28,15 @@ def score_notes(scores: Sequence[Scored]) -> str:
         f"{first.frames} frames, n = {first.n}, sigma {first.sigma:g}, alpha {first.alpha:g}. Errors: of one "
         f"answer about each of {first.answers} images, not what {first.reference} says; with probability 95% "
         "between the two below. False: certified, and it calls half the answers something else. Radius: the "
-        "mean, 0 where it abstains. Milliseconds for a new text, and for an answer in the mean."
+        "mean, 0 where it abstains. Milliseconds for a new text, and in the mean over all answers."
     )
 
 
 def score_table(scores: Sequence[Scored]) -> Table:
     """One line for each oracle; what is unsound says so."""
-    table = Table(box=box.SIMPLE)
+    table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("oracle", overflow="fold", min_width=12)
-    for name in ("certified", "false", "radius", "errors", "ms/new", "ms/answer"):
+    for name in ("certified", "false", "radius", "errors", "ms/new", "ms/all"):
         table.add_column(name, justify="right", no_wrap=True)
     for each in scores:
         unsound = "" if each.sound else "UNSOUND: "
@@ -45,7 +45,7 @@ def score_table(scores: Sequence[Scored]) -> Table:
             f"{each.certified}/{each.frames}",
             str(each.false),
             floored(each.mean_radius),
-            f"{each.errors / each.answers:.1%}\n{each.error_lower:.1%} to {each.error_upper:.1%}",
+            f"{each.errors / each.answers:.1%}\n{100 * each.error_lower:.1f} to {each.error_upper:.1%}",
             "" if each.ms_per_new_text is None else f"{each.ms_per_new_text:.3f}",
             f"{each.ms_per_answer:.3f}",
         )
