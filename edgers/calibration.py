@@ -17,6 +17,7 @@ from edgers_engines.errors import InputError
 from edgers_engines.manifest import Classifier, Condition, Confusion, Manifest
 from edgers_engines.text_classifier import TextClassifier
 
+_UNKNOWN = ("", 0.0)
 ENOUGH = 1000  # images; the paper's own check has as many benign pairs of image and prompt
 
 
@@ -57,15 +58,13 @@ def calibrate(loaded: TextClassifier, answers: Sequence[StoredAnswer]) -> Classi
         loaded: the student.
         answers: as for `count`.
     """
-    known = {
-        (answer.prompt, answer.sigma)
-        for answer in answers
-        if answer.prompt is not None and answer.sigma is not None
-    }
+    # What is not known stands beside what is as a condition of its own: together they are several.
+    asked = sorted({(answer.prompt or "", answer.sigma or 0.0) for answer in answers})
+    known = [] if asked == [_UNKNOWN] else asked
     return replace(
         loaded.record,
         calibration=count(answers, loaded.labels),
-        conditions=tuple(Condition(prompt=prompt, sigma=sigma) for prompt, sigma in sorted(known)),
+        conditions=tuple(Condition(prompt=prompt, sigma=sigma) for prompt, sigma in known),
     )
 
 

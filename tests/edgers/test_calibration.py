@@ -119,3 +119,6 @@ def test_what_the_answers_were_to_is_recorded(taught_bundle):
     made = calibrate(loaded, answers)
     assert made.conditions == (Condition(prompt="?", sigma=0.5),)
     assert [each.count for each in made.calibration] == [3]
+    unknown = answer("left, a box.", "x", "left")
+    assert calibrate(loaded, [unknown]).conditions == ()
+    assert len(calibrate(loaded, [*answers, unknown]).conditions) == 2
