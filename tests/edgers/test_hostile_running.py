@@ -123,9 +123,9 @@ def test_two_who_save_under_one_name_leave_one_whole_file(first_frame, tmp_path)
     said = [one.communicate(timeout=GUARD) for one in two]
     assert files(tmp_path) == ["c.json"]
     Certificate.load(target)
-    codes = sorted(one.returncode for one in two)
-    assert codes[0] in {0, 10}
-    assert codes[1] == 2, said
+    (wrote,) = {one.returncode for one in two} - {2}  # who came first is certified, or abstained
+    assert wrote in {0, 10}
+    assert 2 in {one.returncode for one in two}, said
 
 
 # --- signals ------------------------------------------------------------------------------------------------
