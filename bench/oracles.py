@@ -77,7 +77,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = teach(bundle, parts, Path(folder) / "taught", name=NAME)
         found = rates(Bundle.load(Path(folder) / "taught"), parts)
-    store("oracles", {"distilled": to_builtins(made), "texts per second": found}, tables(made, found))
+    distilled = to_builtins(made)
+    del distilled["bundle"]  # a folder that is gone
+    store("oracles", {"distilled": distilled, "texts per second": found}, tables(made, found))
 
 
 if __name__ == "__main__":
