@@ -129,10 +129,8 @@ def _samples(c: Certificate, rule: Rule, selected: int, counted: int) -> Iterato
     because = None if selecting else ending(rule, c.label, c.votes.certification)
     if c.part is not None and not outside:
         because = because or ONE_PART
-    if outside and because in {
-        None,
-        RESERVED_SELECTED,
-    }:  # a selection may end before it has a class
+    # Clusters may run out of time while they compare: then the selection has no class.
+    if outside and because in (None, RESERVED_SELECTED):
         because = c.stopped_because
     yield "stopped_because", c.stopped_because, because
     yield "samples_spent", c.samples_spent, selected + counted
