@@ -14,7 +14,8 @@ from edgers.oracle.definition import SUFFIX
 from edgers.smoothing.mode import Mode
 from edgers.smoothing.oracle_error import Calibrated, CalibratedFalsePositive
 from edgers_engines.errors import InputError
-from edgers_engines.manifest import Classifier, Condition, Confusion, Manifest
+from edgers_engines.manifest import Manifest
+from edgers_engines.oracle_record import Classifier, Condition, Confusion
 from edgers_engines.text_classifier import TextClassifier
 
 _UNKNOWN = ("", 0.0)

@@ -18,7 +18,7 @@ from edgers.split import Split
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import InputError
-from edgers_engines.manifest import Clusters, Confusion, Pairs
+from edgers_engines.oracle_record import Clusters, Confusion, Pairs
 from edgers_engines.records import Record
 from edgers_engines.text_classifier import TextClassifier
 

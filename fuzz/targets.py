@@ -37,7 +37,7 @@ from edgers.report.text import certificate_panel
 from edgers.smoothing.bounds import clopper_pearson_lower
 from edgers.smoothing.radius import certified_radius
 from edgers.verify import verify
-from edgers_engines import archive, manifest
+from edgers_engines import archive, oracle_record
 from edgers_engines.bundle import MANIFEST, Bundle
 from edgers_engines.errors import BundleError, ImageError, InputError
 from edgers_engines.image import Preparation, operator_norm, prepare, read_image
@@ -276,7 +276,7 @@ def match_rules(data: bytes) -> None:
     field = lines.pop(0)[1:] if lines and lines[0].startswith("@") else None
     rules = tuple(map(_rule, lines[:40]))
     try:
-        definition = manifest.Rules(name="fuzzed", rules=rules, field=field)
+        definition = oracle_record.Rules(name="fuzzed", rules=rules, field=field)
         oracle = Rules(definition)
     except (InputError, UnicodeError):  # a manifest is valid Unicode before it becomes rules
         return
@@ -291,13 +291,13 @@ def match_rules(data: bytes) -> None:
         _lint(definition, oracle, answer)
 
 
-def _rule(line: str) -> manifest.Rule:
+def _rule(line: str) -> oracle_record.Rule:
     patterns, _, label = line.partition("=")
     pattern, *unless = patterns.split("!")
-    return manifest.Rule(pattern=pattern, label=label, unless=tuple(unless[:4]))
+    return oracle_record.Rule(pattern=pattern, label=label, unless=tuple(unless[:4]))
 
 
-def _lint(definition: manifest.Rules, oracle: Rules, text: str) -> None:
+def _lint(definition: oracle_record.Rules, oracle: Rules, text: str) -> None:
     """What the linter says of rules holds for a text."""
     words = spelled(words_of(text))
     matching = [number for number, rule in enumerate(oracle.rules, 1) if rule.matches(words)]
@@ -324,7 +324,7 @@ def read_oracle(data: bytes) -> None:
         return
     path.write_bytes(dump(found))
     law(read_definition(path) == found, "a definition that is read can be written and read again")
-    if isinstance(found, manifest.Rules):
+    if isinstance(found, oracle_record.Rules):
         with suppress(InputError):
             labels = Rules(found).classify_texts(["left, a box", '{"action": "left"}'])
             law({*labels} <= {*found.classes, OTHER}, "a label is a class of the rules, or OTHER")

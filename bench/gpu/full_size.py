@@ -32,8 +32,9 @@ from recorder import Recorder, Tokens
 from edgers.poll import Poll
 from edgers_engines.device import Buffer
 from edgers_engines.engine import open_backend
+from edgers_engines.graph_record import Graph, Tensor
 from edgers_engines.kv_cache import KVCache
-from edgers_engines.manifest import Dimensions, Graph, Graphs, Tensor
+from edgers_engines.manifest import Dimensions, Graphs
 from edgers_engines.noise import Stream, noisy_copies, to_lattice
 from edgers_engines.vlm import Question, VisionLanguageModel
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgers_engines.manifest import Graph, Tensor
+from edgers_engines.graph_record import Graph, Tensor
 
 _LAST = "last_index", "int32", ("batch",)  # of every row's new positions
 _TOTAL = "total_length", "int32", (1,)  # positions written, the new ones included

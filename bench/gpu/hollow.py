@@ -20,7 +20,7 @@ from grouped import write_grouped
 from msgspec import to_builtins
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from edgers_engines.manifest import Graph
+from edgers_engines.graph_record import Graph
 from edgers_export.llava import dimensions, write_graphs
 from edgers_export.onnx import WEIGHTS, GraphWriter
 from edgers_export.processor import Normalisation

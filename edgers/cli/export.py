@@ -17,7 +17,8 @@ from edgers_engines.atomic import check_new
 from edgers_engines.errors import InputError
 
 if TYPE_CHECKING:
-    from edgers_engines.manifest import Precision, Rules
+    from edgers_engines.manifest import Precision
+    from edgers_engines.oracle_record import Rules
     from edgers_export.bundle import Progress
 
 

@@ -14,8 +14,9 @@ from edgers_engines.errors import printable
 
 if TYPE_CHECKING:
     from edgers_engines.bundle import Bundle
-    from edgers_engines.manifest import Classifier, Clusters, Manifest, Rule, Rules
+    from edgers_engines.manifest import Manifest
     from edgers_engines.memory import Memory
+    from edgers_engines.oracle_record import Classifier, Clusters, Rule, Rules
 
 Rows = Iterator[tuple[str, str]]
 
@@ -101,7 +102,7 @@ def _trust(m: Manifest) -> Rows:
 
 
 def _oracle(oracle: Rules | Classifier | Clusters) -> str:
-    from edgers_engines.manifest import Clusters, Rules
+    from edgers_engines.oracle_record import Clusters, Rules
 
     if isinstance(oracle, Rules):
         what = "" if oracle.field is None else f"field {oracle.field!r} of JSON: "

@@ -14,7 +14,7 @@ from edgers_engines.errors import InputError, printable
 
 if TYPE_CHECKING:
     from edgers.oracle.lint import Finding, Findings
-    from edgers_engines.manifest import Rules
+    from edgers_engines.oracle_record import Rules
 
 UNREACHABLE = 1
 

@@ -20,7 +20,7 @@ from edgers.certify import Certifier
 from edgers.cli.output import stderr
 from edgers.demo.accuracy import Accuracy, measure, table
 from edgers_engines.bundle import Bundle
-from edgers_engines.manifest import Rule, Rules
+from edgers_engines.oracle_record import Rule, Rules
 from edgers_engines.records import dump, parse
 
 CARD = Path(__file__).parent / "MODEL_CARD.md"

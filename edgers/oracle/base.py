@@ -9,12 +9,12 @@ from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
-from edgers_engines import manifest
+from edgers_engines import oracle_record
 from edgers_engines.errors import InputError
 from edgers_engines.records import Record
 from edgers_engines.vlm import Answer, Constraint, Status
 
-RESERVED = manifest.RESERVED
+RESERVED = oracle_record.RESERVED
 OTHER, UNDECIDED, FAILED = RESERVED
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgers.oracle.base import FAILED, OTHER, RESERVED, OracleRecord, digest
 from edgers.oracle.definition import SAME
 from edgers.oracle.judge import Judge
-from edgers_engines import manifest
+from edgers_engines.manifest import Manifest
 from edgers_engines.text_embedder import TextEmbedder
 from edgers_engines.vlm import Answer
 
@@ -82,7 +82,7 @@ class Embedding:
     kind: Literal["clusters"] = "clusters"
     failure = None
 
-    def __init__(self, embedder: TextEmbedder, bundle: manifest.Manifest) -> None:
+    def __init__(self, embedder: TextEmbedder, bundle: Manifest) -> None:
         self._embedder = embedder
         self.definition = [embedder.record, *bundle.digests(embedder.record)]
         self._known: dict[str, NDArray[np.float64]] = {}

@@ -15,7 +15,7 @@ from typing import Literal
 from edgers.oracle.automaton import Product, State
 from edgers.oracle.pattern import STAR, Pattern, spelled
 from edgers.oracle.rules import Rule, Rules
-from edgers_engines import manifest
+from edgers_engines import oracle_record
 from edgers_engines.records import Record
 
 MAX_STEPS = 200_000  # of automata, for one question about one rule: less than a second
@@ -76,7 +76,7 @@ class _Steps:
             raise _UndecidedError
 
 
-def lint(definition: manifest.Rules) -> Findings:
+def lint(definition: oracle_record.Rules) -> Findings:
     """Look at every rule of an oracle.
 
     Raises:

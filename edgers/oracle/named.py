@@ -13,9 +13,10 @@ from edgers.oracle.clusters import Clusters, Embedding, Judged
 from edgers.oracle.definition import SUFFIX, read_definition
 from edgers.oracle.judge import Judge
 from edgers.oracle.rules import Rules
-from edgers_engines import manifest as manifests
+from edgers_engines import oracle_record
 from edgers_engines.engine import Backend
 from edgers_engines.errors import InputError
+from edgers_engines.manifest import Manifest
 from edgers_engines.vlm import VisionLanguageModel
 
 
@@ -55,9 +56,9 @@ def open_named(model: VisionLanguageModel, name: str) -> TextOracle | Clusters:
             f"the bundle has no oracle {name!r}; it has: {_listed(manifest)} (a file's name ends in {SUFFIX})"
         )
     found = known[name]
-    if isinstance(found, manifests.Classifier):
+    if isinstance(found, oracle_record.Classifier):
         return Classified(model.classifier(found), manifest)
-    if isinstance(found, manifests.Clusters):
+    if isinstance(found, oracle_record.Clusters):
         return Clusters(found.name, Embedding(model.embedder(found), manifest))
     return Rules(found)
 
@@ -89,7 +90,7 @@ def open_defined(path: Path, backend: Backend | None = None) -> TextOracle | Clu
         BackendError, BundleError: a judge's bundle cannot be loaded.
     """
     defined = read_definition(path)
-    if isinstance(defined, manifests.Rules):
+    if isinstance(defined, oracle_record.Rules):
         return Rules(defined)
     if isinstance(defined, definition.JudgedClusters):
         return Clusters(defined.name, Judged(_judge(defined.judge, path.parent, backend)))
@@ -110,5 +111,5 @@ def _judge(defined: definition.Judge, folder: Path, backend: Backend | None) -> 
     return Judge(defined, *ask_bundle(defined.asks, defined.classes, folder, backend))
 
 
-def _listed(manifest: manifests.Manifest) -> str:
+def _listed(manifest: Manifest) -> str:
     return ", ".join(oracle.name for oracle in manifest.oracles) or "none"

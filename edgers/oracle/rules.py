@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from edgers.oracle.base import OTHER, OracleRecord, check_classes, digest
 from edgers.oracle.json_field import read_field
 from edgers.oracle.pattern import Pattern, spelled, words_of
-from edgers_engines import manifest
+from edgers_engines import oracle_record
 from edgers_engines.vlm import Answer
 
 
 class Rule:
     """A rule whose patterns are taken apart."""
 
-    def __init__(self, rule: manifest.Rule) -> None:
+    def __init__(self, rule: oracle_record.Rule) -> None:
         self.label = rule.label
         self.pattern = Pattern(rule.pattern)
         self.unless = tuple(map(Pattern, rule.unless))
@@ -35,7 +35,7 @@ class Rules:
     max_new_tokens = None
     failure = None
 
-    def __init__(self, rules: manifest.Rules) -> None:
+    def __init__(self, rules: oracle_record.Rules) -> None:
         check_classes(rules.classes)
         self.record = OracleRecord(
             kind="rules", name=rules.name, classes=rules.classes, sha256=digest(_meaning(rules))
@@ -60,6 +60,6 @@ class Rules:
         return next((rule.label for rule in self.rules if rule.matches(words)), OTHER)
 
 
-def _meaning(rules: manifest.Rules) -> object:
+def _meaning(rules: oracle_record.Rules) -> object:
     """All that the labels follow from; for rules that read the whole answer it is their list, as ever."""
     return rules.rules if rules.field is None else {"field": rules.field, "rules": rules.rules}

@@ -22,17 +22,9 @@ from typing import BinaryIO
 
 from edgers_engines.errors import BundleError
 from edgers_engines.files import open_regular, read_regular
-from edgers_engines.manifest import (
-    RESERVED,
-    SCHEMA_VERSION,
-    Classifier,
-    File,
-    Manifest,
-    Rules,
-    signatures,
-    text_signature,
-)
+from edgers_engines.manifest import SCHEMA_VERSION, File, Manifest, signatures
 from edgers_engines.onnx_graph import read_graph
+from edgers_engines.oracle_record import RESERVED, Classifier, Rules, text_signature
 from edgers_engines.records import Record, parse
 
 MANIFEST = "manifest.json"

@@ -17,7 +17,8 @@ import numpy as np
 
 from edgers_engines.device import Buffer, Device, DeviceArray
 from edgers_engines.errors import BackendError, InputError
-from edgers_engines.manifest import Graph, Precision, Tensor
+from edgers_engines.graph_record import Graph, Tensor
+from edgers_engines.manifest import Precision
 from edgers_engines.records import Record
 
 MAX_THREADS_PER_CORE = 4  # more only wait for each other: 128 a core took minutes for what takes a second

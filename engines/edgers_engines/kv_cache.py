@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgers_engines.device import Buffer, Device
-from edgers_engines.manifest import Dimensions, Dtype
+from edgers_engines.graph_record import Dtype
+from edgers_engines.manifest import Dimensions
 
 
 class KVCache:

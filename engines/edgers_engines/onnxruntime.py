@@ -16,7 +16,8 @@ import numpy as np
 from edgers_engines.device import Buffer, Device, DeviceArray, Host
 from edgers_engines.engine import Backend, Engine, EngineRecord
 from edgers_engines.errors import BackendError, InputError
-from edgers_engines.manifest import Graph, Precision
+from edgers_engines.graph_record import Graph
+from edgers_engines.manifest import Precision
 
 # From 1.29 on, ONNX Runtime reports its use over the network unless this is set before it is loaded.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import Backend
-from edgers_engines.manifest import Clusters
+from edgers_engines.oracle_record import Clusters
 from edgers_engines.text_graph import TextGraph, check_self_test
 
 

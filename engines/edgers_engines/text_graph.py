@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import Backend
 from edgers_engines.errors import BackendError, BundleError
-from edgers_engines.manifest import TextModel
+from edgers_engines.oracle_record import TextModel
 from edgers_engines.tokenizer import frame, read_tokenizer
 
 ROWS = 256  # texts answered at once

@@ -14,7 +14,7 @@ from edgers_engines.engine import Backend, open_backend
 from edgers_engines.errors import InputError
 from edgers_engines.generation import MAX_ROWS, Answer, Constraint, Generation, Status
 from edgers_engines.kv_cache import KVCache
-from edgers_engines.manifest import Classifier, Clusters
+from edgers_engines.oracle_record import Classifier, Clusters
 from edgers_engines.prompt import PromptEncoder
 from edgers_engines.text_classifier import TextClassifier
 from edgers_engines.text_embedder import TextEmbedder

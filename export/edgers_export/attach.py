@@ -14,15 +14,8 @@ from edgers_engines.atomic import check_new, new_folder
 from edgers_engines.bundle import MANIFEST, Bundle
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import InputError
-from edgers_engines.manifest import (
-    Classifier,
-    Clusters,
-    Embedded,
-    Graph,
-    Labelled,
-    Pairs,
-    TextModel,
-)
+from edgers_engines.graph_record import Graph
+from edgers_engines.oracle_record import Classifier, Clusters, Embedded, Labelled, Pairs, TextModel
 from edgers_engines.records import dump
 from edgers_engines.text_classifier import TextClassifier
 from edgers_engines.text_embedder import cosine_difference, directions

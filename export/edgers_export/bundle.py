@@ -26,8 +26,8 @@ from edgers_engines.manifest import (
     Parity,
     Precision,
     Provenance,
-    Rules,
 )
+from edgers_engines.oracle_record import Rules
 from edgers_engines.records import dump
 from edgers_engines.version import __version__
 from edgers_engines.vlm import VisionLanguageModel
@@ -51,7 +51,7 @@ FINEST_MARGIN = 2.0**-18
 LEAST_EQUAL: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.95}
 TOKENIZER = "tokenizer.json"
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # manifest.Name
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # graph_record.Name
 _PARITY_ROWS, _PARITY_STEPS = 8, 16
 _PARITY_PROMPT = "What should the robot do?"
 _UNMEASURED = Parity(

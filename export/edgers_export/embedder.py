@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgers_engines.errors import InputError
-from edgers_engines.manifest import Pairs
+from edgers_engines.oracle_record import Pairs
 from edgers_export.convolutions import Committee
 from edgers_export.student import Scratch, Student
 from edgers_export.text_reader import TextReader

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from edgers_engines.manifest import Dimensions, Graph, Graphs
+from edgers_engines.graph_record import Graph
+from edgers_engines.manifest import Dimensions, Graphs
 from edgers_export import attention
 from edgers_export.errors import ExportError
 from edgers_export.lean import lean

@@ -17,7 +17,7 @@ import onnx_ir
 import torch
 from msgspec import convert
 
-from edgers_engines.manifest import Graph, Tensor
+from edgers_engines.graph_record import Graph, Tensor
 
 WEIGHTS = "weights.bin"
 _INLINE_BYTES = 1024  # smaller tensors stay in the graph: shapes and axes that a runtime's optimizer reads

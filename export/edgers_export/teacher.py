@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from edgers_engines.errors import InputError
-from edgers_engines.manifest import RESERVED
+from edgers_engines.oracle_record import RESERVED
 from edgers_engines.tokenizer import frame
 from edgers_export.chat import Chat
 from edgers_export.checkpoint import check_folder, check_report

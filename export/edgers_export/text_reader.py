@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import nn
 
-from edgers_engines.manifest import Graph
+from edgers_engines.graph_record import Graph
 from edgers_engines.tokenizer import frame
 from edgers_export.onnx import GraphWriter
 

@@ -15,14 +15,14 @@ from edgers.oracle.clusters import Clusters, Judged
 from edgers.oracle.definition import Endpoint
 from edgers.oracle.judge import Judge
 from edgers.oracle.rules import Rules
-from edgers_engines import manifest
+from edgers_engines import oracle_record
 from edgers_engines.errors import BackendError, InputError
 from tests.edgers.hostile import command, refused
 
 
 def rules(name, **patterns):
-    made = tuple(manifest.Rule(pattern=pattern, label=label) for label, pattern in patterns.items())
-    return Rules(manifest.Rules(name=name, rules=made))
+    made = tuple(oracle_record.Rule(pattern=pattern, label=label) for label, pattern in patterns.items())
+    return Rules(oracle_record.Rules(name=name, rules=made))
 
 
 TRUTH = rules("truth", left="left *", right="right *")

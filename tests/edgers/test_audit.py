@@ -18,7 +18,7 @@ from edgers.part import Part
 from edgers.smoothing.bounds import clopper_pearson_lower
 from edgers.smoothing.oracle_error import Audit
 from edgers.verify import replay, verify
-from edgers_engines import manifest
+from edgers_engines import oracle_record
 from edgers_engines.errors import BackendError, InputError
 from tests.edgers.hostile import command, refused
 
@@ -32,8 +32,8 @@ def audited(demo_bundle, first_frame):
 
 
 def teacher(*patterns):
-    rules = tuple(manifest.Rule(pattern=pattern, label=label) for pattern, label in patterns)
-    return Rules(manifest.Rules(name="teacher", rules=rules))
+    rules = tuple(oracle_record.Rule(pattern=pattern, label=label) for pattern, label in patterns)
+    return Rules(oracle_record.Rules(name="teacher", rules=rules))
 
 
 def test_the_bound_is_the_votes_times_the_audited_precision(audited):

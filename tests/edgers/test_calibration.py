@@ -11,7 +11,7 @@ from edgers.oracle.base import OTHER
 from edgers.smoothing.oracle_error import Calibrated, CalibratedFalsePositive
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import InputError
-from edgers_engines.manifest import Condition, Confusion
+from edgers_engines.oracle_record import Condition, Confusion
 from edgers_engines.text_classifier import TextClassifier
 
 ASKED = "Which way?", 0.5

@@ -11,7 +11,7 @@ from edgers.oracle.classifier import Classified
 from edgers.verify import replay, verify
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import InputError
-from edgers_engines.manifest import Condition, Confusion
+from edgers_engines.oracle_record import Condition, Confusion
 from edgers_engines.text_classifier import TextClassifier
 from tests.students import labelled_texts
 

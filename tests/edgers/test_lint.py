@@ -12,16 +12,16 @@ from edgers.oracle.automaton import Automaton
 from edgers.oracle.lint import lint
 from edgers.oracle.pattern import Pattern, spelled
 from edgers.oracle.rules import Rules
-from edgers_engines import manifest
+from edgers_engines import oracle_record
 from edgers_engines.errors import InputError
 
 
 def defined(*triples, field=None):
     """Rules (pattern, label) or (pattern, label, exceptions)."""
-    return manifest.Rules(
+    return oracle_record.Rules(
         name="test",
         rules=tuple(
-            manifest.Rule(pattern=pattern, label=label, unless=tuple(*unless))
+            oracle_record.Rule(pattern=pattern, label=label, unless=tuple(*unless))
             for pattern, label, *unless in triples
         ),
         field=field,

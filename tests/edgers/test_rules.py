@@ -12,7 +12,7 @@ from edgers.oracle.base import OTHER, RESERVED, label
 from edgers.oracle.json_field import read_field
 from edgers.oracle.pattern import Pattern, spelled
 from edgers.oracle.rules import Rules
-from edgers_engines import manifest
+from edgers_engines import oracle_record
 from edgers_engines.errors import InputError
 from edgers_engines.records import dump, parse
 from edgers_engines.vlm import Answer, Status
@@ -21,10 +21,10 @@ from edgers_engines.vlm import Answer, Status
 def rules(*triples, field=None):
     """An oracle of rules (pattern, label) or (pattern, label, exceptions)."""
     return Rules(
-        manifest.Rules(
+        oracle_record.Rules(
             name="test",
             rules=tuple(
-                manifest.Rule(pattern=pattern, label=label, unless=tuple(*unless))
+                oracle_record.Rule(pattern=pattern, label=label, unless=tuple(*unless))
                 for pattern, label, *unless in triples
             ),
             field=field,
@@ -302,9 +302,9 @@ def test_rules_from_before_exceptions_and_fields_keep_their_digest(demo_bundle):
 
 def test_what_is_not_used_is_not_written():
     text = b'{"kind":"rules","name":"a","rules":[{"pattern":"*","label":"x"}]}'
-    found = parse(text, manifest.Rules)
+    found = parse(text, oracle_record.Rules)
     assert json.loads(dump(found)) == json.loads(text)
-    assert parse(dump(found), manifest.Rules) == found
+    assert parse(dump(found), oracle_record.Rules) == found
 
 
 def definition(count=1, field=None, **rule):
@@ -325,7 +325,7 @@ def definition(count=1, field=None, **rule):
     ],
 )
 def test_the_largest_rules_are_accepted(text):
-    assert Rules(parse(text, manifest.Rules))
+    assert Rules(parse(text, oracle_record.Rules))
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_the_largest_rules_are_accepted(text):
 )
 def test_rules_beyond_the_bounds_are_refused(text, said):
     with pytest.raises(ValueError, match=said):
-        parse(text, manifest.Rules)
+        parse(text, oracle_record.Rules)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import BackendError, BundleError
-from edgers_engines.manifest import Embedded
+from edgers_engines.oracle_record import Embedded
 from edgers_engines.text_embedder import TextEmbedder, cosine_difference, directions
 from tests.engines.hostile_bundles import edited, flipped, gone, manifest_of, rewrite, written
 from tests.students import labelled_texts

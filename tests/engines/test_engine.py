@@ -16,7 +16,7 @@ from edgers_engines import onnxruntime as backend_module
 from edgers_engines.device import Host
 from edgers_engines.engine import BACKENDS, Engine, open_backend
 from edgers_engines.errors import BackendError, InputError
-from edgers_engines.manifest import Graph, Tensor
+from edgers_engines.graph_record import Graph, Tensor
 
 NOWHERE = Path("nowhere")  # the weights of graphs that have none outside
 

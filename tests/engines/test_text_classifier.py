@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import BackendError
-from edgers_engines.manifest import OTHER
+from edgers_engines.oracle_record import OTHER
 from edgers_engines.text_classifier import TextClassifier
 from edgers_engines.text_graph import ROWS
 from tests.students import labelled_texts

@@ -17,9 +17,10 @@ from edgers_export.attach import attach
 from edgers_export.bundle import FINEST_MARGIN
 from edgers_export.encoder import TYPES, fine_tune
 from edgers_export.errors import ExportError
-from edgers_export.threads import torch_threads
 from tests import encoders
 from tests.encoders import LABELS, POSITIONS, TEXTS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 HARD = [
     "STOP",
@@ -31,13 +32,6 @@ HARD = [
     "x",
 ]
 EPOCHS, RATE = 12, 3e-3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Layers so small are slower on two."""
-    with torch_threads(1):
-        yield
 
 
 @pytest.fixture(scope="module")

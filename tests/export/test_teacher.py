@@ -12,9 +12,10 @@ from edgers_export.encoder import TYPES
 from edgers_export.errors import ExportError
 from edgers_export.teacher import OTHER, Labeller, LanguageModel
 from edgers_export.text_model import text_tokenizer
-from edgers_export.threads import torch_threads
 from tests import encoders
 from tests.encoders import POSITIONS, TEXTS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSES = ("go", "halt", "neither")
 CHATML = (
@@ -22,13 +23,6 @@ CHATML = (
     "{% if add_generation_prompt %}<|bot|>\n{% endif %}"
 )
 PROMPTS = ["stop", "left?", "Is a box near?", "what\nnow", TEXTS[0], TEXTS[1], TEXTS[2], "stop "]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Layers so small are slower on two."""
-    with torch_threads(1):
-        yield
 
 
 @pytest.fixture(scope="module")
