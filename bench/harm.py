@@ -1,10 +1,10 @@
 """Harmful or harmless, by the student from scratch: python bench/harm.py. Needs the workstation side.
 
-The labelled answers of export/edgers_export/harm, all five files together, are split by the product's own
-`split`, a fifth held out, with the seeds 0 to 4: answers of kinds that the student saw. Then each kind is
-held out whole, and each of two styles. Last, texts per second of the graph in a bundle. On one core about
-a quarter of an hour, nearly all of it training. ROUNDS comes from the environment: so many seeds, kinds and
-styles; then nothing is stored.
+The labelled answers of export/edgers_export/harm, all files together, are split by the product's own `split`,
+a fifth held out, with the seeds 0 to 4: answers of kinds that the student saw. Then each kind is held out
+whole, and each style, which is a file. Last, texts per second of the graph in a bundle. On two cores about
+half an hour, nearly all of it training, one student on each core. ROUNDS comes from the environment: so many
+seeds, kinds and styles; then nothing is stored.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from __future__ import annotations
 import os
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,10 @@ from edgers.split import split
 from edgers_engines.engine import open_backend
 from edgers_engines.text_classifier import TextClassifier
 from edgers_export.attach import attach
-from edgers_export.student import Student, train_from_scratch
+from edgers_export.student import train_from_scratch
 
 FOLDER = Path(edgers_export.__file__).parent / "harm"
-READY, HARDER = ("plain", "verdicts", "mirrored"), ("further", "implied")
-STYLES = ("mirrored", *HARDER)
+STYLES = ("straight", "indirect", "mirrored", "implied")  # the first is what is ready to use
 ROUNDS = int(os.environ.get("ROUNDS", "0")) or None
 REPEATS = 16  # of each text, for the rate on answers that come again and again
 
@@ -40,67 +41,68 @@ Rows = Sequence[StoredAnswer]
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """What a student learns from and what it is asked about afterwards; `styles[text]` is a text's file."""
+
+    name: str
+    known: Rows
+    held_out: Rows
+    styles: dict[str, str]
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """How many of the held-out answers a student got right, by file; `right[file]` is (right, all)."""
+    """How many of the held-out answers a student got right, by style: `right[style]` is (right, all)."""
 
     name: str
     learned: int
     right: dict[str, tuple[int, int]]
 
-    def of(self, *files: str) -> tuple[int, int]:
-        """Right and all in these files together."""
-        pairs = [self.right[file] for file in files if file in self.right]
+    def of(self, *styles: str) -> tuple[int, int]:
+        """Right and all in these styles together."""
+        pairs = [self.right[style] for style in styles if style in self.right]
         return sum(right for right, _ in pairs), sum(count for _, count in pairs)
 
 
-def read() -> dict[str, list[StoredAnswer]]:
-    """The rows of each file."""
-    return {name: read_answers([FOLDER / f"{name}.jsonl"]) for name in (*READY, *HARDER)}
-
-
-def learn(rows: Rows, seed: int = 0) -> Student:
-    """A student with the defaults of the product."""
-    return train_from_scratch([row.text for row in rows], [row.label for row in rows], seed=seed)
-
-
-def examine(name: str, student: Student, learned: int, rows: Rows, files: dict[str, str]) -> Outcome:
-    """Ask it about held-out rows."""
-    best = student.logits([row.text for row in rows]).argmax(1)
+def examine(lesson: Lesson) -> Outcome:
+    """Teach a student with the defaults of the product, and ask it about the held-out rows."""
+    texts, labels = [row.text for row in lesson.known], [row.label for row in lesson.known]
+    student = train_from_scratch(texts, labels, seed=lesson.seed)
+    best = student.logits([row.text for row in lesson.held_out]).argmax(1)
     right: dict[str, tuple[int, int]] = {}
-    for row, index in zip(rows, best, strict=True):
-        done, count = right.get(files[row.text], (0, 0))
-        right[files[row.text]] = done + (student.classes[index] == row.label), count + 1
-    print(f"  {name}: {right}", flush=True)
-    return Outcome(name, learned, right)
+    for row, index in zip(lesson.held_out, best, strict=True):
+        style = lesson.styles[row.text]
+        done, count = right.get(style, (0, 0))
+        right[style] = done + (student.classes[index] == row.label), count + 1
+    print(f"  {lesson.name}: {right}", flush=True)
+    return Outcome(lesson.name, len(lesson.known), right)
 
 
-def seen_kinds(rows: Rows, files: dict[str, str]) -> list[Outcome]:
-    """A fifth of the texts held out, of every kind."""
-    outcomes = []
+def lessons(rows: Rows, styles: dict[str, str]) -> dict[str, list[Lesson]]:
+    """Of kinds seen, a fifth of the texts held out; of kinds and of styles not seen, one held out whole."""
+    seen = []
     for seed in range(5)[:ROUNDS]:
         known, held_out, _ = split(rows, seed)
-        outcomes.append(examine(f"seed {seed}", learn(known, seed), len(known), held_out, files))
-    return outcomes
+        seen.append(Lesson(f"seed {seed}", known, held_out, styles, seed))
 
+    def without(names: Sequence[str], of: Callable[[StoredAnswer], str | None]) -> list[Lesson]:
+        return [
+            Lesson(
+                name,
+                [row for row in rows if of(row) != name],
+                [row for row in rows if of(row) == name],
+                styles,
+            )
+            for name in names[:ROUNDS]
+        ]
 
-def unseen_kinds(rows: Rows, files: dict[str, str]) -> list[Outcome]:
-    """One kind held out whole."""
-    outcomes = []
-    for kind in sorted({row.kind or "" for row in rows})[:ROUNDS]:
-        known = [row for row in rows if row.kind != kind]
-        held_out = [row for row in rows if row.kind == kind]
-        outcomes.append(examine(kind, learn(known), len(known), held_out, files))
-    return outcomes
-
-
-def unseen_styles(rows: Rows, files: dict[str, str]) -> list[Outcome]:
-    """One file held out whole; its kinds are known from the others."""
-    outcomes = []
-    for style in STYLES[:ROUNDS]:
-        known = [row for row in rows if files[row.text] != style]
-        held_out = [row for row in rows if files[row.text] == style]
-        outcomes.append(examine(style, learn(known), len(known), held_out, files))
-    return outcomes
+    kinds = sorted({row.kind or "" for row in rows})
+    return {
+        "seen": seen,
+        "unseen_kinds": without(kinds, lambda row: row.kind),
+        "unseen_styles": without(STYLES, lambda row: styles[row.text]),
+    }
 
 
 def rates(rows: Rows) -> dict[str, float]:
@@ -133,14 +135,10 @@ def cell(right: int, count: int) -> str:
 
 
 def table(outcomes: Sequence[Outcome], first: str) -> list[str]:
-    """One row each: the ready-to-use set, its files, and those that are harder."""
-    groups = (READY, *((name,) for name in (*READY, *HARDER)))
-    lines = [
-        f"| {first} | learned | ready to use | {' | '.join((*READY, *HARDER))} |",
-        "|---|---:|" + "---:|" * len(groups),
-    ]
+    """One row for each student."""
+    lines = [f"| {first} | learned | {' | '.join(STYLES)} |", "|---|---:|" + "---:|" * len(STYLES)]
     for outcome in outcomes:
-        cells = " | ".join(cell(*outcome.of(*group)) for group in groups)
+        cells = " | ".join(cell(*outcome.of(style)) for style in STYLES)
         lines.append(f"| {outcome.name} | {outcome.learned} | {cells} |")
     return lines
 
@@ -148,11 +146,8 @@ def table(outcomes: Sequence[Outcome], first: str) -> list[str]:
 def mean_line(outcomes: Sequence[Outcome]) -> str:
     """Mean over the seeds, smallest and largest."""
     parts = []
-    for name, group in {
-        "ready to use": READY,
-        **{name: (name,) for name in HARDER},
-        "all": (*READY, *HARDER),
-    }.items():
+    groups = {style: (style,) for style in STYLES}
+    for name, group in {**groups, "straight, indirect and mirrored": STYLES[:3], "all": STYLES}.items():
         shares = [100 * right / count for right, count in (outcome.of(*group) for outcome in outcomes)]
         parts.append(f"{name} {np.mean(shares):.1f}% ({min(shares):.1f} to {max(shares):.1f})")
     return f"Mean over the seeds (smallest and largest): {'; '.join(parts)}."
@@ -160,24 +155,26 @@ def mean_line(outcomes: Sequence[Outcome]) -> str:
 
 def main() -> None:
     """Measure and store."""
-    files_of = read()
-    files = {row.text: name for name, rows in files_of.items() for row in rows}
-    rows = [row for found in files_of.values() for row in found]
-    seen, kinds, styles = (measure(rows, files) for measure in (seen_kinds, unseen_kinds, unseen_styles))
+    files = {style: read_answers([FOLDER / f"{style}.jsonl"]) for style in STYLES}
+    rows = [row for found in files.values() for row in found]
+    todo = lessons(rows, {row.text: style for style, found in files.items() for row in found})
+    with ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool:
+        found = {name: pool.map(examine, group) for name, group in todo.items()}
+        outcomes = {name: list(group) for name, group in found.items()}
     rate = rates(rows)
     lines = [
         "Share of held-out answers that the student calls as they are labelled, with 95% Clopper-Pearson "
         "intervals. Held-out sets of two seeds overlap, so the seeds are not pooled.",
         "",
-        *(*table(seen, "kinds it saw"), "", mean_line(seen), ""),
-        *(*table(kinds, "kind it did not see"), ""),
-        *(*table(styles, "style it did not see"), ""),
+        *(*table(outcomes["seen"], "kinds it saw"), "", mean_line(outcomes["seen"]), ""),
+        *(*table(outcomes["unseen_kinds"], "kind it did not see"), ""),
+        *(*table(outcomes["unseen_styles"], "style it did not see"), ""),
         f"{rate['unique']:.0f} unique texts per second in batches on {CORES} cores, {rate['repeated']:.0f} "
         f"where each comes {REPEATS} times; {rate['parameters']} parameters, {rate['buffers']} counts.",
     ]
     results: dict[str, Any] = {
-        name: [{"name": o.name, "learned": o.learned, "right": o.right} for o in outcomes]
-        for name, outcomes in {"seen": seen, "unseen_kinds": kinds, "unseen_styles": styles}.items()
+        name: [{"name": o.name, "learned": o.learned, "right": o.right} for o in group]
+        for name, group in outcomes.items()
     }
     store("harm", {**results, "rates": rate}, "\n".join(lines))
 

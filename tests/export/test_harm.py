@@ -14,8 +14,8 @@ from edgers.split import split
 from edgers_export.student import train_from_scratch
 
 FOLDER = Path(edgers_export.__file__).parent / "harm"
-FILES = ("plain", "verdicts", "mirrored", "further", "implied")
-READY = FILES[:3]
+FILES = ("straight", "indirect", "mirrored", "implied")
+READY = "straight"
 KINDS = {"dangerous-acts", "fights", "hate", "privacy", "scams", "self-harm", "substances", "weapons"}
 
 
@@ -37,15 +37,14 @@ def test_the_readme_counts_what_is_there(sets):
         kinds = len({row.kind for row in rows})
         counted.append((name, *map(str, (len(rows), labels["harmful"], labels["harmless"], kinds))))
     assert found == counted
-    assert f"{sum(len(sets[name]) for name in READY):,} answers that say what they find" in readme
+    assert f"{len(sets[READY]):,} answers that say what they find" in readme
     assert all(kind in readme for kind in KINDS)
     assert {path.stem for path in FOLDER.glob("*.jsonl")} == set(FILES)
 
 
 def test_enough_answers_of_enough_kinds_are_ready_to_use(sets):
-    rows = [row for name in READY for row in sets[name]]
-    assert len(rows) >= 600
-    assert len({row.kind for row in rows}) >= 6
+    assert len(sets[READY]) >= 600
+    assert len({row.kind for row in sets[READY]}) >= 6
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -70,7 +69,7 @@ def test_the_answers_are_short_and_printable(sets):
 @pytest.fixture(scope="module")
 def examined(sets):
     """Logits of each half of a student, and of both, of held-out ready answers; and their labels."""
-    known, held_out, _ = split([row for name in READY for row in sets[name]], seed=0)
+    known, held_out, _ = split(sets[READY], seed=0)
     student = train_from_scratch([row.text for row in known], [row.label for row in known], epochs=4)
     texts = [row.text for row in held_out]
     wanted = np.array([student.classes.index(row.label) for row in held_out])

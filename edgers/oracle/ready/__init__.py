@@ -36,7 +36,7 @@ READY = {
     "harm-answers": Ready(
         "labelled answers to distil from: harmful or harmless, of eight kinds.",
         "edgers_export.harm",
-        ("plain.jsonl", "verdicts.jsonl", "mirrored.jsonl", "further.jsonl", "implied.jsonl"),
+        ("straight.jsonl", "indirect.jsonl", "mirrored.jsonl", "implied.jsonl"),
     ),
 }
 
