@@ -41,7 +41,7 @@ Rows = Sequence[StoredAnswer]
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Trial:
     """What a student learns from and what it is asked about afterwards; `styles[text]` is a text's file."""
 
     name: str
@@ -65,30 +65,30 @@ class Outcome:
         return sum(right for right, _ in pairs), sum(count for _, count in pairs)
 
 
-def examine(lesson: Lesson) -> Outcome:
+def examine(trial: Trial) -> Outcome:
     """Teach a student with the defaults of the product, and ask it about the held-out rows."""
-    texts, labels = [row.text for row in lesson.known], [row.label for row in lesson.known]
-    student = train_from_scratch(texts, labels, seed=lesson.seed)
-    best = student.logits([row.text for row in lesson.held_out]).argmax(1)
+    texts, labels = [row.text for row in trial.known], [row.label for row in trial.known]
+    student = train_from_scratch(texts, labels, seed=trial.seed)
+    best = student.logits([row.text for row in trial.held_out]).argmax(1)
     right: dict[str, tuple[int, int]] = {}
-    for row, index in zip(lesson.held_out, best, strict=True):
-        style = lesson.styles[row.text]
+    for row, index in zip(trial.held_out, best, strict=True):
+        style = trial.styles[row.text]
         done, count = right.get(style, (0, 0))
         right[style] = done + (student.classes[index] == row.label), count + 1
-    print(f"  {lesson.name}: {right}", flush=True)
-    return Outcome(lesson.name, len(lesson.known), right)
+    print(f"  {trial.name}: {right}", flush=True)
+    return Outcome(trial.name, len(trial.known), right)
 
 
-def lessons(rows: Rows, styles: dict[str, str]) -> dict[str, list[Lesson]]:
+def trials(rows: Rows, styles: dict[str, str]) -> dict[str, list[Trial]]:
     """Of kinds seen, a fifth of the texts held out; of kinds and of styles not seen, one held out whole."""
     seen = []
     for seed in range(5)[:ROUNDS]:
         known, held_out, _ = split(rows, seed)
-        seen.append(Lesson(f"seed {seed}", known, held_out, styles, seed))
+        seen.append(Trial(f"seed {seed}", known, held_out, styles, seed))
 
-    def without(names: Sequence[str], of: Callable[[StoredAnswer], str | None]) -> list[Lesson]:
+    def without(names: Sequence[str], of: Callable[[StoredAnswer], str | None]) -> list[Trial]:
         return [
-            Lesson(
+            Trial(
                 name,
                 [row for row in rows if of(row) != name],
                 [row for row in rows if of(row) == name],
@@ -157,14 +157,15 @@ def main() -> None:
     """Measure and store."""
     files = {style: read_answers([FOLDER / f"{style}.jsonl"]) for style in STYLES}
     rows = [row for found in files.values() for row in found]
-    todo = lessons(rows, {row.text: style for style, found in files.items() for row in found})
+    todo = trials(rows, {row.text: style for style, found in files.items() for row in found})
     with ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool:
         found = {name: pool.map(examine, group) for name, group in todo.items()}
         outcomes = {name: list(group) for name, group in found.items()}
     rate = rates(rows)
     lines = [
         "Share of held-out answers that the student calls as they are labelled, with 95% Clopper-Pearson "
-        "intervals. Held-out sets of two seeds overlap, so the seeds are not pooled.",
+        "intervals, which take answers for independent: many come in pairs, so they are somewhat narrow. "
+        "Held-out sets of two seeds overlap, so the seeds are not pooled; a kind or style is held out once.",
         "",
         *(*table(outcomes["seen"], "kinds it saw"), "", mean_line(outcomes["seen"]), ""),
         *(*table(outcomes["unseen_kinds"], "kind it did not see"), ""),

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from edgers.smoothing.bounds import check_alpha
 from edgers.smoothing.many import bonferroni, scheduled
-from edgers_engines.graph_record import Count
+from edgers_engines.fields import Count
 from edgers_engines.records import Record
 
 Kind = Literal["each", "among", "schedule"]

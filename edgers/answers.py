@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 
 from edgers_engines.errors import InputError
+from edgers_engines.fields import NonNegative
 from edgers_engines.files import read_regular
-from edgers_engines.graph_record import NonNegative
 from edgers_engines.records import Record, parse
 
 MAX_BYTES = 256 << 20

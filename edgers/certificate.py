@@ -17,10 +17,9 @@ from edgers.rule import Method, Rule
 from edgers.smoothing.radius import linf_radius
 from edgers_engines.engine import EngineRecord
 from edgers_engines.errors import EdgersError
+from edgers_engines.fields import Count, NonNegative, Sha256, Token
 from edgers_engines.files import read_regular
-from edgers_engines.graph_record import Count, NonNegative
 from edgers_engines.image import CameraSide, Preparation
-from edgers_engines.manifest import Sha256, Token
 from edgers_engines.noise import LATTICE_STEP
 from edgers_engines.records import Record, dump, parse
 

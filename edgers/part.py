@@ -15,7 +15,7 @@ from msgspec.structs import asdict, replace
 
 from edgers.smoothing.many import VoteRange, merge_fixed
 from edgers_engines.errors import InputError
-from edgers_engines.graph_record import Count
+from edgers_engines.fields import Count
 from edgers_engines.records import Record
 
 if TYPE_CHECKING:

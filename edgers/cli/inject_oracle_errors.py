@@ -60,9 +60,9 @@ def command(
 ) -> None:
     """Inject errors into an oracle, and see which modes keep their promise.
 
-    For symmetric and one-sided errors and every mode: the probability of a certificate that claims more than
-    is true, at a true radius of 0, 0.5 and 1 sigma, by exact sums; and what the mode keeps of the radius
-    where the class is true with probability 0.95.
+    For symmetric and one-sided errors and every mode but pairwise: the probability of a certificate that
+    claims more than is true, at a true radius of 0, 0.5 and 1 sigma, by exact sums; and what the
+    mode keeps of the radius where the class is true with probability 0.95.
     """
     from edgers.injection import Setting, study
 

@@ -9,9 +9,8 @@ from urllib.parse import urlsplit
 from msgspec import Meta
 
 from edgers_engines.errors import InputError
+from edgers_engines.fields import Name, Sha256
 from edgers_engines.files import read_regular
-from edgers_engines.graph_record import Name
-from edgers_engines.manifest import Sha256
 from edgers_engines.oracle_record import Rules
 from edgers_engines.prompt import MAX_PROMPT_CHARACTERS
 from edgers_engines.records import Record, parse

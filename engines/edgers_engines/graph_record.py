@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from msgspec import Meta
-
+from edgers_engines.fields import Count, Name
 from edgers_engines.records import Record
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")]
-Count = Annotated[int, Meta(ge=1, le=1 << 40)]
-Size = Annotated[int, Meta(ge=1, le=1 << 20)]  # of one dimension that memory is allocated by
 Dtype = Literal["float32", "float16", "int64", "bool"]
-NonNegative = Annotated[float, Meta(ge=0)]
 
 
 class Tensor(Record, frozen=True, kw_only=True):

@@ -6,15 +6,14 @@ from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Meta
 
-from edgers_engines.graph_record import Count, Dtype, Graph, Name, NonNegative, Signature, Size, Tensor
+from edgers_engines.fields import Count, Name, NonNegative, Sha256, Size, Token
+from edgers_engines.graph_record import Dtype, Graph, Signature, Tensor
 from edgers_engines.image import Preparation
 from edgers_engines.oracle_record import Classifier, Clusters, Rules, TextModel
 from edgers_engines.records import Record
 
 SCHEMA_VERSION: Literal[3] = 3
 
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-Token = Annotated[int, Meta(ge=0, lt=1 << 31)]
 Precision = Literal["fp32", "fp16"]
 ACTIVATIONS: dict[Precision, Dtype] = {"fp32": "float32", "fp16": "float16"}
 Opset = Annotated[int, Meta(ge=24, le=25)]  # 24 is the first with TensorScatter, 25 the last that was tried
@@ -168,9 +167,9 @@ class Manifest(Record, frozen=True, kw_only=True):
         return tuple(oracle for oracle in self.oracles if isinstance(oracle, Classifier))
 
     @property
-    def text_models(self) -> tuple[Classifier | Clusters, ...]:
+    def text_models(self) -> tuple[TextModel, ...]:
         """The oracles that have a graph."""
-        return tuple(oracle for oracle in self.oracles if isinstance(oracle, Classifier | Clusters))
+        return tuple(oracle for oracle in self.oracles if isinstance(oracle, TextModel))
 
     def digests(self, model: TextModel) -> tuple[Sha256, ...]:
         """SHA-256 of an oracle's graph, weights and tokenizer."""

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from edgers_engines.graph_record import Count, Graph, Name, NonNegative, Signature, Size, Tensor
+from edgers_engines.fields import Count, Name, NonNegative, Size
+from edgers_engines.graph_record import Graph, Signature, Tensor
 from edgers_engines.records import Record
 
 OTHER = "OTHER"  # what is of no class

@@ -42,11 +42,6 @@ def test_the_readme_counts_what_is_there(sets):
     assert {path.stem for path in FOLDER.glob("*.jsonl")} == set(FILES)
 
 
-def test_enough_answers_of_enough_kinds_are_ready_to_use(sets):
-    assert len(sets[READY]) >= 600
-    assert len({row.kind for row in sets[READY]}) >= 6
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_every_kind_has_as_many_harmful_answers_as_harmless_ones(sets, name):
     counts = Counter((row.kind, row.label) for row in sets[name])
@@ -82,6 +77,6 @@ def examined(sets):
 
 
 # What four epochs reach, less about two points for another machine's rounding; see bench/harm.py for more.
-@pytest.mark.parametrize(("half", "least"), [("both", 0.90), ("linear", 0.90), ("learned", 0.70)])
+@pytest.mark.parametrize(("half", "least"), [("both", 0.93), ("linear", 0.925), ("learned", 0.88)])
 def test_a_student_learns_what_the_answers_say_and_so_does_each_half_of_it(examined, half, least):
     assert examined[half] >= least, examined

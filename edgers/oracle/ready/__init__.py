@@ -34,7 +34,7 @@ READY = {
         ("harm-judge.json",),
     ),
     "harm-answers": Ready(
-        "labelled answers to distil from: harmful or harmless, of eight kinds.",
+        "labelled answers to distil from: harmful or harmless, of eight kinds, outright and not.",
         "edgers_export.harm",
         ("straight.jsonl", "indirect.jsonl", "mirrored.jsonl", "implied.jsonl"),
     ),
