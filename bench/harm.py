@@ -2,9 +2,9 @@
 
 The labelled answers of export/edgers_export/harm, all files together, are split by the product's own `split`,
 a fifth held out, with the seeds 0 to 4: answers of kinds that the student saw. Then each kind is held out
-whole, and each style, which is a file. Last, texts per second of the graph in a bundle. On two cores about
-half an hour, nearly all of it training, one student on each core. ROUNDS comes from the environment: so many
-seeds, kinds and styles; then nothing is stored.
+whole, and each style, which is a file. Last, texts per second of the graph in a bundle. On two cores less
+than twenty minutes, nearly all of it training, one student on each core. ROUNDS comes from the environment:
+so many seeds, kinds and styles; then nothing is stored.
 """
 
 from __future__ import annotations
