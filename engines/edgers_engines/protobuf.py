@@ -10,7 +10,7 @@ Nothing recurses: a message inside a message is read when its reader asks for it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -143,6 +143,45 @@ class Message:
             found = _WIRE_NAMES.get(wire, f"wire type {wire}")
             raise ValueError(f"{self.where}.{field.name} is {found}; expected {_WIRE_NAMES[expected]}")
         return field
+
+
+Edit = Callable[[memoryview], bytes | None]
+
+
+def edited(content: memoryview, schema: Schema, edits: Mapping[str, Edit]) -> bytes:
+    """A message with some of the messages in it changed; all else stays, byte for byte.
+
+    Args:
+        content: of a message that `Message` has read.
+        schema: the fields it may have.
+        edits: by a field's name: what becomes of each occurrence, or None where it is left out.
+    """
+    parts: list[bytes | memoryview] = []
+    position = 0
+    while position < len(content):
+        start = position
+        key, position = _varint(content, position, "message")
+        field = schema[key >> 3]
+        value, position = _value(content, position, field.name, field.kind)
+        if field.name not in edits:
+            parts.append(content[start:position])
+        elif (changed := edits[field.name](value)) is not None:
+            parts += [_number(key), _number(len(changed)), changed]
+    return b"".join(parts)
+
+
+def one_number(number: int, value: int) -> bytes:
+    """A message whose one field, of this number, holds a number that is not negative."""
+    return _number(number << 3 | VARINT) + _number(value)
+
+
+def _number(value: int) -> bytes:
+    """The shortest form of a number; see `_varint`."""
+    digits = bytearray()
+    while value > 127:
+        digits.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*digits, value])
 
 
 def _value(content: memoryview, position: int, where: str, kind: Kind) -> tuple[Any, int]:
