@@ -152,8 +152,9 @@ def command(
 def _check_name(name: str, bundle: Bundle) -> None:
     """Refuse a name that the bundle could not have, before hours are spent on the oracle."""
     from edgers.oracle.definition import SUFFIX
+    from edgers_engines.fields import NAME
 
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or name.endswith(SUFFIX):
+    if not re.fullmatch(NAME, name) or name.endswith(SUFFIX):
         raise InputError(f"--name {name!r}: letters, digits and . _ -, without {SUFFIX} at its end")
     if name in {oracle.name for oracle in bundle.manifest.oracles}:
         raise InputError(f"the bundle has an oracle {name!r} already: choose another --name")

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")]
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+Name = Annotated[str, Meta(pattern=rf"^{NAME}\Z")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Count = Annotated[int, Meta(ge=1, le=1 << 40)]
 Size = Annotated[int, Meta(ge=1, le=1 << 20)]  # of one dimension that memory is allocated by

@@ -1,4 +1,4 @@
-"""A verified graph as TensorRT's parser takes it: the same inputs and outputs, the same function.
+"""A verified graph as TensorRT's parser takes it: the same inputs and outputs, equal but for rounding.
 
 Three things differ from what ONNX Runtime takes. TensorRT writes a KV cache in place only where its length is
 a number, so free dimensions get one. Its parser refuses Attention's `softmax_precision`; without it the

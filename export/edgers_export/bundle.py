@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from edgers_engines import self_test
 from edgers_engines.atomic import check_new, new_folder
 from edgers_engines.bundle import MANIFEST, Bundle
+from edgers_engines.fields import NAME
 from edgers_engines.manifest import (
     SCHEMA_VERSION,
     Decoding,
@@ -51,7 +52,6 @@ FINEST_MARGIN = 2.0**-18
 LEAST_EQUAL: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.95}
 TOKENIZER = "tokenizer.json"
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # fields.Name
 _PARITY_ROWS, _PARITY_STEPS = 8, 16
 _PARITY_PROMPT = "What should the robot do?"
 _UNMEASURED = Parity(
@@ -216,7 +216,7 @@ def _measured(scratch: Path, manifest: Manifest, want: Reference) -> Manifest:
 
 
 def _checked_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(NAME, name):
         raise ExportError(
             f"the bundle's name {name!r:.130} has {len(name)} characters; a name has at most "
             "100, of letters, digits and . _ -: choose another --out"
