@@ -70,7 +70,7 @@ def ask(
         model: what answers.
         request: what it is asked.
         sigma: of the noise, in the canvas' unit.
-        rows: samples answered at once; fewer where memory runs out.
+        rows: samples answered at once; fewer where memory runs out, or the model takes no more.
         progress: called with the number of samples done since the last call; see `Certifier.certify`.
         count: takes from the poll what it needs; called anew with each smaller chunk.
 
@@ -98,6 +98,8 @@ def ask(
         )
         return question, Poll(question, judge, canvas, sigma=sigma, seed=int(seed, 16), progress=report)
 
+    while rows > model.max_rows:
+        rows = _fewer(rows)
     while (counted := _counted(partial(poll, rows), lambda poll: count(poll, judge), progress)) is None:
         gc.collect()  # the error's frames may hold arrays still
         rows = _fewer(rows)

@@ -113,7 +113,7 @@ def placement(device: str, say: Say) -> dict[str, Any]:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         with bundle.weights(weights_name) as weights:
             options.add_session_config_entry(
-                "session.model_external_initializers_file_folder_path", str(weights)
+                "session.model_external_initializers_file_folder_path", str(weights.folder)
             )
             session = ort.InferenceSession(bundle.read(graph.file), options, providers=[provider])
         places: dict[str, list[str]] = {provider: []}

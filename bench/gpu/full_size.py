@@ -106,7 +106,7 @@ def hollow_model(facts: dict[str, Any], folder: Path, weights: Path, device: str
     model.prompts = SimpleNamespace(prefix=[], suffix=lambda _prompt: PROMPT, decode=str)  # type: ignore[assignment]
     decoder = graphs.decoder if kind == "standard" else _unchecked(facts["grouped"])
     model.vision, model.embed, model.decoder = (
-        model.backend.load((folder / graph.file).read_bytes(), graph, weights)
+        model.backend.load((folder / graph.file).read_bytes(), graph, SimpleNamespace(folder=weights))
         for graph in (graphs.vision, graphs.embed, decoder)
     )
     return model

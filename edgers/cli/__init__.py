@@ -38,6 +38,8 @@ _COMMANDS = {
     "lint-rules": "Find rules that no answer ever reaches.",
     "distill": "Train an oracle on labelled answers (workstation).",
     "inject-oracle-errors": "What oracle errors do to the certificates of each mode.",
+    "build": "Build TensorRT plans of a bundle, for the GPU that is there.",
+    "engines": "List and remove the TensorRT plans on this machine.",
     "export": "Turn a Hugging Face LLaVA checkpoint into a bundle (workstation).",
 }
 

@@ -133,7 +133,7 @@ def command(
     part: str | None,
     batch_size: int | None,
     backend: str,
-    device: str,
+    device: str | None,
     threads: int | None,
     as_json: bool,
     save: Path | None,

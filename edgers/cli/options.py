@@ -48,7 +48,7 @@ def backend_options(command: Command) -> Command:
     """--backend, --device and --threads."""
     for option in (
         click.option("--threads", type=int, help="Computing threads; all cores unless given."),
-        click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N."),
+        click.option("--device", help="cpu or cuda:N  [default: cpu; with TensorRT cuda:0]"),
         click.option(
             "--backend",
             type=click.Choice(["onnxruntime", "tensorrt"]),

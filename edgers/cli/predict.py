@@ -45,7 +45,7 @@ def command(
     seed: str | None,
     batch_size: int | None,
     backend: str,
-    device: str,
+    device: str | None,
     threads: int | None,
     as_json: bool,
 ) -> int:

@@ -3,7 +3,7 @@
 The order of the checks matters. Regular files of bounded size first; then the manifest against its schema;
 then the exact set of files and their digests; then what each graph asks for (operators, and where its weights
 lie), read without loading it. Only bytes that passed reach a runtime, and they are the bytes that were
-hashed: graphs and tokenizer stay in memory, and `Bundle.weights` hashes while it copies.
+hashed: graphs and tokenizer stay in memory, and `Weights` hashes while it copies.
 """
 
 from __future__ import annotations
@@ -11,28 +11,23 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import stat
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import BinaryIO
 
 from edgers_engines.errors import BundleError
-from edgers_engines.files import open_regular, read_regular
+from edgers_engines.files import read_regular
 from edgers_engines.manifest import SCHEMA_VERSION, File, Manifest, signatures
 from edgers_engines.onnx_graph import read_graph
 from edgers_engines.oracle_record import RESERVED, Classifier, Rules, text_signature
 from edgers_engines.records import Record, parse
+from edgers_engines.weights import Weights, check_digest, check_weights
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_GRAPH_BYTES = 4 << 20  # without its weights, a decoder of a hundred layers has half a megabyte
 MAX_TOKENIZER_BYTES = 64 << 20
 MAX_FILES = 64
-_CHUNK = 1 << 20
 _WORD = re.compile(r"\w")
 
 
@@ -81,8 +76,7 @@ class Bundle:
         }
         for file in manifest.files:
             if file.path in _all_weights(manifest):
-                with _opened(root, file) as source:
-                    _hash(root, file, source, None)
+                check_weights(root, file)
         _check_graphs(root, manifest, contents)
         return cls(root, manifest, hashlib.sha256(text).hexdigest(), contents)
 
@@ -90,38 +84,9 @@ class Bundle:
         """The verified bytes of a graph or a tokenizer."""
         return self._contents[name]
 
-    @contextmanager
-    def weights(self, name: str | None = None) -> Iterator[Path]:
-        """A private folder with a copy of a weights file whose digest was checked while copying.
-
-        Runtimes map weights from a file, so that they never lie in memory twice; they keep the mapping when
-        the folder is gone.
-
-        Args:
-            name: of the file; the vision-language model's unless given.
-
-        Raises:
-            BundleError: the weights are no longer what they were, or the folder for temporary files is full.
-        """
-        with ExitStack() as stack:
-            try:
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgers-"))
-                self._copy_weights(Path(folder), name or self.manifest.weights)
-            except OSError as error:
-                raise BundleError(
-                    f"cannot make a private copy of the weights of {self.path}: {error}"
-                ) from None
-            yield Path(folder)
-
-    def _copy_weights(self, folder: Path, name: str) -> None:
-        file = _file(self.manifest, name)
-        if (free := shutil.disk_usage(folder).free) < file.size:
-            raise BundleError(
-                f"loading {self.path} needs {file.size} bytes for a private copy of its weights; "
-                f"{folder.parent} has {free}: set TMPDIR to a larger file system"
-            )
-        with _opened(self.path, file) as source, (folder / file.path).open("xb") as target:
-            _hash(self.path, file, source, target)
+    def weights(self, name: str | None = None) -> Weights:
+        """A file of weights, to be entered; the vision-language model's unless named."""
+        return Weights(self.path, _file(self.manifest, name or self.manifest.weights))
 
 
 def _regular_files(root: Path, *, hard_links: bool) -> set[str]:
@@ -277,34 +242,8 @@ def _verified(root: Path, file: File, most: int) -> bytes:
     content = _read(root / file.path, min(file.size, most))
     if len(content) != file.size:
         raise BundleError(f"{root / file.path} has {len(content)} bytes; the manifest says {file.size}")
-    _check_digest(root, file, hashlib.sha256(content).hexdigest())
+    check_digest(root, file, hashlib.sha256(content).hexdigest())
     return content
-
-
-def _hash(root: Path, file: File, source: BinaryIO, target: BinaryIO | None) -> None:
-    """Hash an open file of any size, and write what was hashed."""
-    digest, size = hashlib.sha256(), 0
-    while chunk := source.read(_CHUNK):
-        if (size := size + len(chunk)) > file.size:
-            break  # it grows while it is read
-        digest.update(chunk)
-        if target is not None:
-            target.write(chunk)
-    if size != file.size:
-        raise BundleError(f"{root / file.path} has {size} bytes; the manifest says {file.size}")
-    _check_digest(root, file, digest.hexdigest())
-
-
-def _check_digest(root: Path, file: File, digest: str) -> None:
-    if digest != file.sha256:
-        raise BundleError(f"{root / file.path} has SHA-256 {digest}; the manifest says {file.sha256}")
-
-
-def _opened(root: Path, file: File) -> BinaryIO:
-    try:
-        return open_regular(root / file.path, file.size, follow_links=False)
-    except OSError as error:
-        raise BundleError(f"cannot read {root / file.path}: {error.strerror}") from None
 
 
 def _read(path: Path, limit: int) -> bytes:

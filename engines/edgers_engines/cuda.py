@@ -21,11 +21,13 @@ from edgers_engines.device import Array, Buffer, Device, DeviceArray, Top
 from edgers_engines.errors import BackendError, InputError
 from edgers_engines.noise import SAMPLERS, Stream, check_sigma
 
+_OTHERWISE = "or compute on the CPU (--backend onnxruntime --device cpu)"
+
 try:
     from cuda.bindings import driver, nvrtc
 except ImportError as error:
     raise BackendError(
-        f"NVIDIA's CUDA bindings cannot be imported ({error}): install edgers[gpu], or use --device cpu"
+        f"NVIDIA's CUDA bindings cannot be imported ({error}): install edgers[gpu], {_OTHERWISE}"
     ) from None
 
 _SOURCE = Path(__file__).with_name("kernels.cu")
@@ -72,38 +74,44 @@ class Cuda(Device):
         if ordinal >= len(there):
             names = ", ".join(f"cuda:{number} ({gpu.name})" for number, gpu in enumerate(there))
             raise BackendError(f"there is no cuda:{ordinal}; this machine has {names}")
-        self._ordinal, self.name = ordinal, there[ordinal].name
+        self._ordinal, self.gpu = ordinal, there[ordinal]
+        self.driver = _dotted(_version(_driver("cuDriverGetVersion")))
         code = compiled(*there[ordinal].capability)
         handle = _driver("cuDeviceGet", ordinal)
         self._context = _driver("cuDevicePrimaryCtxRetain", handle)  # the one ONNX Runtime uses
-        self._enter()
+        self.enter()
         self.stream = int(_driver("cuStreamCreate", driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
         module = _driver("cuModuleLoadData", code)
         self._kernels = {name: _driver("cuModuleGetFunction", module, name.encode()) for name in _KERNELS}
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
         """See `Device.empty`."""
-        self._enter()
+        self.enter()
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         allocation = _Allocation(self._context, max(size, 1))
         return DeviceArray(self._ordinal, allocation.pointer, tuple(shape), dtype, allocation)
 
     def free_bytes(self) -> int:
         """See `Device.free_bytes`."""
-        self._enter()
+        self.enter()
         return int(_driver("cuMemGetInfo")[0])
 
     def put(self, source: Array) -> DeviceArray:
         """A copy of a host array."""
         target = self.empty(source.shape, source.dtype)
+        self.write(source, target)
+        return target
+
+    def write(self, source: Array, target: DeviceArray) -> None:
+        """Copy a host array into memory of its size."""
+        self.enter()
         source = np.ascontiguousarray(source)
         _driver("cuMemcpyHtoDAsync", target.pointer, source.ctypes.data, source.nbytes, self.stream)
         self._wait()  # until then `source` must live
-        return target
 
     def get(self, source: DeviceArray) -> Array:
         """A copy in the host's memory."""
-        self._enter()
+        self.enter()
         target = np.empty(source.shape, source.dtype)
         _driver("cuMemcpyDtoHAsync", target.ctypes.data, source.pointer, source.nbytes, self.stream)
         self._wait()
@@ -117,7 +125,7 @@ class Cuda(Device):
         width = pitch - start * inner
         if not width or not array.nbytes:
             return
-        self._enter()
+        self.enter()
         bits = int.from_bytes(np.array(value, array.dtype).tobytes(), "little")
         place = array.pointer + start * inner, pitch, bits, width // item, array.nbytes // pitch
         _driver(f"cuMemsetD2D{8 * item}Async", *place, self.stream)
@@ -138,7 +146,7 @@ class Cuda(Device):
         copy.srcDevice, copy.dstDevice = source.pointer, target.pointer
         copy.srcPitch, copy.dstPitch = positions * item, target.shape[1] * item
         copy.dstXInBytes, copy.WidthInBytes, copy.Height = start * item, positions * item, rows
-        self._enter()
+        self.enter()
         _driver("cuMemcpy2DAsync", copy, self.stream)
         self._wait()
 
@@ -209,12 +217,12 @@ class Cuda(Device):
 
     def _launch(self, kernel: str, threads: int, *arguments: object) -> None:
         values, kinds = zip(*map(_argument, arguments), strict=True)
-        self._enter()
+        self.enter()
         grid, block = -(-threads // _THREADS), _THREADS
         place = grid, 1, 1, block, 1, 1, 0, self.stream
         _driver("cuLaunchKernel", self._kernels[kernel], *place, (values, kinds), 0)
 
-    def _enter(self) -> None:
+    def enter(self) -> None:
         """Make this device the calling thread's."""
         _driver("cuCtxSetCurrent", self._context)
 
@@ -247,7 +255,7 @@ def compiled(major: int, minor: int) -> bytes:
         raise BackendError(
             f"NVRTC {_dotted(nvrtc_version())} does not compile for this GPU, sm_{major}{minor}; it knows "
             f"{', '.join(f'sm_{number}' for number in known)}: install another release of "
-            "nvidia-cuda-nvrtc, or use --device cpu"
+            f"nvidia-cuda-nvrtc, {_OTHERWISE}"
         )
     program = _nvrtc("nvrtcCreateProgram", _source().encode(), _SOURCE.name.encode(), 0, [], [])
     options = [f"--gpu-architecture=sm_{major}{minor}".encode(), b"--fmad=false"]
@@ -282,7 +290,7 @@ def gpus() -> list[Gpu]:
     if status == driver.CUresult.CUDA_ERROR_NO_DEVICE:
         raise BackendError(
             "NVIDIA's driver finds no GPU: look at CUDA_VISIBLE_DEVICES and at the container's options, "
-            "or use --device cpu"
+            + _OTHERWISE
         )
     _check("cuInit", status)
     return [_gpu(_driver("cuDeviceGet", ordinal)) for ordinal in range(_driver("cuDeviceGetCount"))]
@@ -292,6 +300,10 @@ def _gpu(handle: object) -> Gpu:
     name = _driver("cuDeviceGetName", 256, handle).split(b"\0")[0].decode()
     major, minor = _driver("cuDeviceComputeCapability", handle)
     return Gpu(name, int(_driver("cuDeviceTotalMem", handle)), (major, minor))
+
+
+def _version(number: int) -> tuple[int, int]:
+    return number // 1000, number % 1000 // 10
 
 
 def _dotted(version: tuple[int, int]) -> str:
@@ -336,7 +348,7 @@ def _check(name: str, status: Any) -> None:  # noqa: ANN401  an untyped number
         raise MemoryError(f"the GPU has no memory left for {name}: smaller batches need less")
     if status != driver.CUresult.CUDA_SUCCESS:
         raise BackendError(
-            f"CUDA's {name} failed: {status.name}; start again, look at `edgers doctor`, or use --device cpu"
+            f"CUDA's {name} failed: {status.name}; start again, look at `edgers doctor`, " + _OTHERWISE
         )
 
 
@@ -351,4 +363,4 @@ def _call(library: Any, name: str, missing: str, *arguments: object) -> Any:  # 
     try:
         return getattr(library, name)(*arguments)
     except RuntimeError:  # the bindings look for the library itself when it is first called
-        raise BackendError(f"{missing}, or use --device cpu") from None
+        raise BackendError(f"{missing}, {_OTHERWISE}") from None

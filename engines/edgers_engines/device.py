@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from edgers_engines.errors import InputError
 from edgers_engines.noise import SAMPLERS, Stream, noisy_copies
 
 Array = NDArray[Any]
@@ -194,6 +196,19 @@ class Host(Device):
     ) -> None:
         """See `Device.noisy_copies`."""
         noisy_copies(canvas, sigma, seed=seed, stream=stream, first=first, out=_host(out))
+
+
+def gpu_number(device: str) -> int | None:
+    """Which GPU a device's name means; None is the processor.
+
+    Raises:
+        InputError: it is no device's name.
+    """
+    if device == "cpu":
+        return None
+    if match := re.fullmatch(r"cuda:([0-9]{1,3})", device):
+        return int(match[1])
+    raise InputError(f"there is no device {device!r}; use cpu or cuda:N")
 
 
 def _host(array: Buffer) -> Array:

@@ -11,35 +11,67 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from edgers_engines.device import Buffer, Device, DeviceArray
-from edgers_engines.errors import BackendError, InputError
+from edgers_engines.errors import InputError
+from edgers_engines.fields import Sha256
 from edgers_engines.graph_record import Graph, Tensor
 from edgers_engines.manifest import Precision
 from edgers_engines.records import Record
+from edgers_engines.weights import Weights
 
 MAX_THREADS_PER_CORE = 4  # more only wait for each other: 128 a core took minutes for what takes a second
 BACKENDS = ("onnxruntime", "tensorrt")
 
 
 class EngineRecord(Record, frozen=True, kw_only=True):
-    """What ran the graphs; goes into the certificate."""
+    """What ran the graphs; goes into the certificate. `plans` are the keys of those that were loaded."""
 
     backend: str
     version: str
     device: str
     provider: str
     precision: str
+    plans: tuple[Sha256, ...] = ()
+
+
+class Range(NamedTuple):
+    """The sizes that a free dimension may have, and the one to be fastest at."""
+
+    least: int
+    likely: int
+    most: int
 
 
 class Engine(ABC):
-    """One graph, loaded."""
+    """One graph, loaded.
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    Args:
+        graph: its record in the manifest.
+        limits: the sizes that it takes, by a free dimension's name; those that are not named have any size.
+    """
+
+    def __init__(self, graph: Graph, limits: Mapping[str, Range] | None = None) -> None:
+        self.graph, self.limits = graph, limits or {}
+
+    def fitting(self, dimension: str, size: int) -> int:
+        """The smallest size of a free dimension that is at least this one, and that the engine takes.
+
+        Raises:
+            InputError: it takes none so large.
+        """
+        limit = self.limits.get(dimension)
+        if limit is None:
+            return size
+        if size > limit.most:
+            raise InputError(
+                f"{self.graph.file} was built for a {dimension} of at most {limit.most}; this takes {size}: "
+                "look at the options of `edgers build`"
+            )
+        return max(size, limit.least)
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         """Run the graph once.
@@ -76,13 +108,13 @@ class Backend(ABC):
     device: Device
 
     @abstractmethod
-    def load(self, content: bytes, graph: Graph, weights: Path) -> Engine:
+    def load(self, content: bytes, graph: Graph, weights: Weights) -> Engine:
         """Load one graph.
 
         Args:
             content: the ONNX file's verified bytes.
             graph: its record in the manifest.
-            weights: folder with a private, verified copy of the weights; it may vanish after the call.
+            weights: what the graph reads; they may vanish after the call.
 
         Raises:
             BackendError: the library refuses the graph, or would run part of it on another device.
@@ -98,13 +130,15 @@ class Backend(ABC):
         """Threads one engine computes with."""
 
 
-def open_backend(name: str = "onnxruntime", *, device: str = "cpu", threads: int | None = None) -> Backend:
+def open_backend(
+    name: str = "onnxruntime", *, device: str | None = None, threads: int | None = None
+) -> Backend:
     """The backend that was asked for, or an error; never another one instead.
 
     Args:
         name: one of `BACKENDS`.
-        device: "cpu" or "cuda:N".
-        threads: computing threads; all cores this process may use unless given.
+        device: "cpu" or "cuda:N"; the CPU unless given, but with TensorRT, which has none, "cuda:0".
+        threads: computing threads; all cores this process may use unless given. TensorRT computes with one.
 
     Raises:
         InputError: an unknown name or device, or a thread count out of range.
@@ -116,11 +150,11 @@ def open_backend(name: str = "onnxruntime", *, device: str = "cpu", threads: int
     if name == "onnxruntime":
         from edgers_engines.onnxruntime import OnnxRuntimeBackend
 
-        return OnnxRuntimeBackend(device, threads)
+        return OnnxRuntimeBackend("cpu" if device is None else device, threads)
     if name == "tensorrt":
-        raise BackendError(
-            "this version of edgers has no native TensorRT backend yet: use --backend onnxruntime"
-        )
+        from edgers_engines.tensorrt import TensorRTBackend
+
+        return TensorRTBackend("cuda:0" if device is None else device)
     raise InputError(f"there is no backend {name!r}; choose one of {', '.join(BACKENDS)}")
 
 

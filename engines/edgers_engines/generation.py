@@ -85,8 +85,8 @@ class Generation:
         guard: bool,
         max_new_tokens: int | None,
     ) -> None:
-        if not 1 <= rows <= MAX_ROWS:
-            raise InputError(f"the batch size is {rows}; it must lie between 1 and {MAX_ROWS}")
+        if not 1 <= rows <= model.max_rows:
+            raise InputError(f"the batch size is {rows}; it must lie between 1 and {model.max_rows}")
         manifest = model.bundle.manifest
         dimensions = manifest.dimensions
         self._prefix_length = len(model.prompts.prefix)
@@ -102,6 +102,7 @@ class Generation:
                 f"{self.max_new_tokens}; the model has {dimensions.max_length}: shorten the prompt"
             )
         self._length += -self._length % model.backend.device.alignment
+        self._length = model.decoder.fitting("max_len", self._length)
         memory.check(model.backend.device, manifest, rows, self._length)
         self.rows = rows
         self.seconds: defaultdict[str, float] = defaultdict(float)

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from edgers_engines.device import Buffer, Device, DeviceArray, Host
+from edgers_engines.device import Buffer, Device, DeviceArray, Host, gpu_number
 from edgers_engines.engine import Backend, Engine, EngineRecord
-from edgers_engines.errors import BackendError, InputError
+from edgers_engines.errors import BackendError
 from edgers_engines.graph_record import Graph
 from edgers_engines.manifest import Precision
+from edgers_engines.weights import Weights
 
 # From 1.29 on, ONNX Runtime reports its use over the network unless this is set before it is loaded.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -62,7 +63,8 @@ class OnnxRuntimeBackend(Backend):
     def __init__(self, device: str, threads: int | None) -> None:
         self._name = device
         self._threads = threads or len(os.sched_getaffinity(0))
-        self._provider, ordinal = _provider(device)
+        ordinal = gpu_number(device)
+        self._provider = "CPUExecutionProvider" if ordinal is None else "CUDAExecutionProvider"
         if self._provider not in available_providers():
             raise BackendError(
                 f"{device} needs {self._provider}, which is not in this ONNX Runtime {ort.__version__} "
@@ -71,9 +73,9 @@ class OnnxRuntimeBackend(Backend):
             )
         self.device, self._options = _open(ordinal)
 
-    def load(self, content: bytes, graph: Graph, weights: Path) -> Engine:
+    def load(self, content: bytes, graph: Graph, weights: Weights) -> Engine:
         """Load one graph; see `Backend.load`."""
-        return OnnxRuntimeEngine(self._session(content, graph.file, weights), graph)
+        return OnnxRuntimeEngine(self._session(content, graph.file, weights.folder), graph)
 
     def record(self, precision: Precision) -> EngineRecord:
         """What runs graphs of this precision, for the certificate."""
@@ -158,15 +160,6 @@ class OnnxRuntimeEngine(Engine):
             if _OUT_OF_MEMORY.search(str(error)):
                 raise MemoryError(f"ONNX Runtime in {self.graph.file}: {_line(error)}") from None
             raise BackendError(f"ONNX Runtime failed in {self.graph.file}: {_line(error)}") from None
-
-
-def _provider(device: str) -> tuple[str, int | None]:
-    """The execution provider's name, and which GPU."""
-    if device == "cpu":
-        return "CPUExecutionProvider", None
-    if match := re.fullmatch(r"cuda:(\d{1,3})", device):
-        return "CUDAExecutionProvider", int(match[1])
-    raise InputError(f"there is no device {device!r}; use cpu or cuda:N")
 
 
 def _open(ordinal: int | None) -> tuple[Device, dict[str, str]]:

@@ -57,7 +57,7 @@ def forced_logits(
     )
     pieces = [piece for piece in (prefix, np.concatenate([features, suffix], 1)) if piece.shape[1]]
     pieces += [model.embeddings(step.tolist())[:, None] for step in tokens[:-1]]
-    length = sum(piece.shape[1] for piece in pieces)
+    length = model.decoder.fitting("max_len", sum(piece.shape[1] for piece in pieces))
     memory.check(model.backend.device, manifest, rows, length)
     cache = KVCache(model.backend.device, manifest.dimensions, rows, length, manifest.activations)
     cache.fill(POISON)
@@ -69,28 +69,35 @@ def forced_logits(
     return logits[-steps:]
 
 
-def check(model: VisionLanguageModel) -> None:
+def check(model: VisionLanguageModel, rows: int | None = None) -> None:
     """Run the bundle's self-test.
+
+    Args:
+        model: the loaded model.
+        rows: tested at once, at least as many as the test has, in which those come again and again; as many
+            unless given.
 
     Raises:
         BackendError: a logit differs from the stored one by more than the bundle's margin tolerance.
         BundleError: the stored question cannot be asked.
     """
     try:
-        _compare(model)
+        _compare(model, rows)
     except InputError as error:
         raise BundleError(f"{model.bundle.path}: its self-test cannot be asked: {error}") from None
     except MemoryError:
         raise BackendError(f"not enough memory for the self-test of {model.bundle.path}") from None
 
 
-def _compare(model: VisionLanguageModel) -> None:
+def _compare(model: VisionLanguageModel, most: int | None) -> None:
     manifest = model.bundle.manifest
     expected = manifest.self_test.steps
-    images = canvases(manifest.preparation.canvas_size, len(expected[0]))
-    for rows, what in ((len(images), "together"), (1, "alone")):
-        wanted = [step[:rows] for step in expected]
-        features = model.encode(images[:rows])
+    stored = len(expected[0])
+    images = canvases(manifest.preparation.canvas_size, stored)
+    for rows, what in ((most or stored, "together"), (1, "alone")):
+        turns = [row % stored for row in range(rows)]
+        wanted = [[step[row] for row in turns] for step in expected]
+        features = model.encode(images[turns])
         tokens = np.array([[row.tokens[0] for row in step] for step in wanted], np.int64)
         found = forced_logits(model, features, manifest.self_test.prompt, tokens)
         difference = _largest_difference(found, wanted)

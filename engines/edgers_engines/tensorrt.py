@@ -1,184 +1,233 @@
-"""TensorRT's own road from a verified graph to a plan: parse it, give each free dimension its range, build.
+"""TensorRT's own road at run time: plans that `edgers build` made on this machine, on one GPU's stream.
 
-TensorRT and TensorRT for RTX are one interface under several module names. Networks are strongly typed: the
-graph says its precisions, and nothing here chooses others. A plan is code for one kind of GPU: it is built
-where it runs, from a verified bundle, and a stranger's is never loaded.
+Everything lies on the GPU but what the caller keeps in the host's memory (token ids, the mask, a classifier's
+logits), which is copied at each run. All engines of a backend share one block of memory to compute in, for
+they run one after the other.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
+import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from edgers_engines.errors import BackendError
-from edgers_engines.graph_record import Graph
-from edgers_engines.onnx_graph import read_graph
-from edgers_engines.tensorrt_graph import tensorrt_graph
+import numpy as np
 
-# JetPack and NVIDIA's packages bring the first; TensorRT for RTX the second; its wheels the third.
-_MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
+from edgers_engines.device import Buffer, DeviceArray, gpu_number
+from edgers_engines.engine import Backend, Engine, EngineRecord, Range
+from edgers_engines.errors import BackendError, InputError
+from edgers_engines.graph_record import Graph, Tensor
+from edgers_engines.manifest import Precision
+from edgers_engines.plans import Plans, Source, Stored, Target, read_plan
+from edgers_engines.tensorrt_plan import BUILDER, Profile, logger, named, open_tensorrt
+from edgers_engines.weights import Weights
 
-Progress = Callable[[str, int, int], bool]
+_OUT_OF_MEMORY = re.compile("out of memory|OutOfMemory")
 
-
-class Range(NamedTuple):
-    """The sizes that a free dimension may have, and the one to be fastest at."""
-
-    least: int
-    likely: int
-    most: int
+Find = Callable[[Source, Target], Stored]
 
 
-Profile = Mapping[str, Range]  # by a free dimension's name
-
-
-class Plan(NamedTuple):
-    """A graph, built.
-
-    Attributes:
-        content: what the library loads; of the version that built it, for the kind of GPU it was built for.
-        library: the module's name and version.
-    """
-
-    content: bytes
-    library: str
-
-
-def open_tensorrt() -> Any:  # noqa: ANN401  a module of which no types are published
-    """The library.
-
-    Raises:
-        BackendError: it cannot be imported under any of its names.
-    """
-    name = next(filter(importlib.util.find_spec, _MODULES), _MODULES[0])
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise BackendError(
-            f"TensorRT cannot be imported ({error}): on Jetson and with NVIDIA's apt repository, apt install "
-            "python3-libnvinfer; elsewhere pip install tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs "
-            "brings TensorRT for RTX; or use --backend onnxruntime"
-        ) from None
-
-
-def build_plan(
-    content: bytes,
-    graph: Graph,
-    weights: Path,
-    profiles: Sequence[Profile],
-    progress: Progress = lambda _phase, _step, _steps: True,
-) -> Plan:
-    """Build a graph for the kind of GPU that is there, or, with TensorRT for RTX, for any that it supports.
+class TensorRTBackend(Backend):
+    """TensorRT, or TensorRT for RTX, on one GPU.
 
     Args:
-        content: the ONNX file's verified bytes.
-        graph: its record in the manifest.
-        weights: folder with a private, verified copy of the weights.
-        profiles: one plan serves all of them; a free dimension with one size everywhere becomes a number.
-        progress: called with a phase, its steps done and all its steps; False ends the build.
+        device: "cuda:N".
+        find: chooses a graph's plan; the one of the user's cache that was last used or built unless given.
 
     Raises:
-        BackendError: TensorRT is not there, or refuses the graph; the text says why.
+        InputError: the device is no GPU.
+        BackendError: there is no such GPU, or no TensorRT.
     """
-    library = open_tensorrt()
-    log, monitor = _log(library), _monitor(library, progress)  # they must outlive what calls them
-    builder = library.Builder(log)
-    network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = library.OnnxParser(network, log)
-    if lacking := [
-        name for name in sorted(read_graph(content).operators) if not parser.supports_operator(name)
-    ]:
-        raise BackendError(
-            f"{graph.file} needs {', '.join(lacking)}, which {_named(library)} does not have: take a later "
-            "TensorRT (10.15 is the first with a KV cache in place), or --backend onnxruntime"
+
+    def __init__(self, device: str, find: Find | None = None) -> None:
+        number = gpu_number(device)
+        if number is None:
+            raise InputError("TensorRT computes on a GPU: use --device cuda:N, or --backend onnxruntime")
+        self._library = open_tensorrt()
+        from edgers_engines.cuda import Cuda
+
+        self.device: Cuda = Cuda(number)
+        self._name, self._find = device, find or Plans().find
+        self.target = Target(
+            library=named(self._library),
+            cuda=self.device.driver,
+            gpu=self.device.gpu.name,
+            capability="{}.{}".format(*self.device.gpu.capability),
+            builder=BUILDER,
         )
-    pinned = tensorrt_graph(content, graph.file, _pinned(profiles))
-    if not parser.parse(pinned, str(weights / graph.file)):
-        raise BackendError(f"{_named(library)} cannot read {graph.file}: {_errors(parser)}")
-    _let_decompose(library, network)
-    config = builder.create_builder_config()
-    config.clear_flag(library.BuilderFlag.TF32)  # TF32 is not float32
-    config.progress_monitor = monitor
-    for profile in profiles:
-        config.add_optimization_profile(_shaped(builder.create_optimization_profile(), graph, profile))
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise BackendError(f"{_named(library)} cannot build {graph.file}: {log.said or 'it gives no reason'}")
-    return Plan(bytes(plan), _named(library))
+        self._log = logger(self._library)
+        self.device.enter()
+        self._runtime = self._library.Runtime(self._log)
+        self._scratch = _Scratch(self.device)
+        self._keys: list[str] = []
+
+    def load(self, content: bytes, graph: Graph, weights: Weights) -> Engine:
+        """Load the plan that was built of a graph; see `Backend.load`."""
+        plan = self._find(source_of(content, graph, weights), self.target)
+        machine_code = read_plan(plan)
+        self.device.enter()
+        engine = self._runtime.deserialize_cuda_engine(machine_code)
+        if engine is None:
+            raise BackendError(
+                f"{self.target.library} cannot load the plan of {graph.file}: "
+                f"{self._log.said or 'it gives no reason'}; `edgers build` makes it anew"
+            )
+        try:
+            loaded = TensorRTEngine(engine, graph, plan.record.profiles, self)
+        except MemoryError:
+            raise BackendError(
+                f"the GPU has no memory left for the plan of {graph.file}: end other programs, or give "
+                "`edgers build` a smaller --max-batch or --max-length"
+            ) from None
+        self._keys.append(plan.record.key)
+        return loaded
+
+    def record(self, precision: Precision) -> EngineRecord:
+        """What runs graphs of this precision, for the certificate."""
+        return EngineRecord(
+            backend="tensorrt",
+            version=self._library.__version__,
+            device=self._name,
+            provider=self._library.__name__,
+            precision=precision,
+            plans=tuple(self._keys),
+        )
+
+    @property
+    def threads(self) -> int:
+        """One: the GPU computes."""
+        return 1
 
 
-def _named(library: Any) -> str:  # noqa: ANN401  as above
-    return f"{library.__name__} {library.__version__}"
+class TensorRTEngine(Engine):
+    """One plan, with a context for each of its profiles."""
+
+    def __init__(
+        self,
+        engine: Any,  # noqa: ANN401  a library without types
+        graph: Graph,
+        profiles: Sequence[Profile],
+        backend: TensorRTBackend,
+    ) -> None:
+        super().__init__(graph, _limits(profiles))
+        self._engine, self._backend, self._profiles = engine, backend, profiles
+        found = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
+        listed = {tensor.name for tensor in (*graph.inputs, *graph.outputs)}
+        if found != listed:
+            raise BackendError(
+                f"the plan of {graph.file} has inputs and outputs {sorted(found)}; the manifest says "
+                f"{sorted(listed)}"
+            )
+        self._aliases = {name: other for name in listed if (other := _aliased(engine, name))}
+        backend._scratch.hold(int(engine.device_memory_size_v2))
+        strategy = backend._library.ExecutionContextAllocationStrategy.USER_MANAGED
+        self._contexts = [engine.create_execution_context(strategy) for _ in profiles]
+        for index, context in enumerate(self._contexts):
+            if context is None or not context.set_optimization_profile_async(index, backend.device.stream):
+                raise MemoryError
+        self._moved: dict[str, DeviceArray] = {}
+
+    def _run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        device, context = self._backend.device, self._contexts[self._profile(inputs)]
+        self._backend._log.said = ""
+        places = {name: self._place(name, array) for name, array in (*inputs.items(), *outputs.items())}
+        for output, other in self._aliases.items():
+            if places[output].pointer != places[other].pointer:
+                raise InputError(f"{self.graph.file}: {output} and {other} must be the same memory")
+        for name, array in inputs.items():
+            if isinstance(array, np.ndarray):
+                device.write(array, places[name])
+            self._must(context.set_input_shape(name, tuple(array.shape)))
+        device.enter()
+        for name, place in places.items():
+            self._must(context.set_tensor_address(name, place.pointer))
+        context.device_memory = self._backend._scratch.pointer
+        self._must(context.execute_async_v3(device.stream))
+        for name, array in outputs.items():
+            if isinstance(array, np.ndarray):
+                array[...] = device.get(places[name])
+
+    def _profile(self, inputs: Mapping[str, Buffer]) -> int:
+        """The first profile that takes these sizes."""
+        sizes = _sizes(self.graph.inputs, inputs)
+        for index, profile in enumerate(self._profiles):
+            if all(profile[name].least <= size <= profile[name].most for name, size in sizes.items()):
+                return index
+        raise InputError(
+            f"{self.graph.file}: no profile of its plan takes {sizes}: look at the options of `edgers build`"
+        )
+
+    def _place(self, name: str, array: Buffer) -> DeviceArray:
+        """Where the plan reads or writes an array: where it lies, or memory of the engine's own."""
+        if isinstance(array, DeviceArray):
+            return array
+        device, held = self._backend.device, self._moved.get(name)
+        if held is None or held.nbytes < array.nbytes:
+            held = self._moved[name] = device.empty((array.nbytes,), np.uint8)
+        return DeviceArray(held.ordinal, held.pointer, array.shape, array.dtype, held)
+
+    def _must(self, done: bool) -> None:
+        if not done:
+            said = self._backend._log.said
+            text = (
+                f"{self._backend.target.library} failed in {self.graph.file}: {said or 'it gives no reason'}"
+            )
+            raise MemoryError(text) if _OUT_OF_MEMORY.search(said) else BackendError(text)
 
 
-def _pinned(profiles: Sequence[Profile]) -> dict[str, int]:
-    """The dimensions that have one size in all profiles."""
+class _Scratch:
+    """Memory that engines compute in, as large as the largest of them needs."""
+
+    def __init__(self, device: Any) -> None:  # noqa: ANN401  Cuda, whose module is imported when it is used
+        self._device = device
+        self._array = device.empty((1,), np.uint8)
+
+    def hold(self, size: int) -> None:
+        """Be at least so many bytes.
+
+        Raises:
+            MemoryError: there are not so many.
+        """
+        if size > self._array.nbytes:
+            self._array = self._device.empty((size,), np.uint8)
+
+    @property
+    def pointer(self) -> int:
+        """Its address."""
+        return int(self._array.pointer)
+
+
+def source_of(content: bytes, graph: Graph, weights: Weights) -> Source:
+    """What a plan of this graph computes."""
+    return Source(
+        graph=graph.file, graph_sha256=hashlib.sha256(content).hexdigest(), weights_sha256=weights.sha256
+    )
+
+
+def _limits(profiles: Sequence[Profile]) -> dict[str, Range]:
+    """What all profiles together take; between two of them there may be sizes that none takes."""
+    names = profiles[0].keys()
     return {
-        name: first.least
-        for name, first in profiles[0].items()
-        if all(profile[name] == Range(first.least, first.least, first.least) for profile in profiles)
+        name: Range(
+            min(profile[name].least for profile in profiles),
+            profiles[0][name].likely,
+            max(profile[name].most for profile in profiles),
+        )
+        for name in names
     }
 
 
-def _let_decompose(library: Any, network: Any) -> None:  # noqa: ANN401  as above
-    """Let Attention become plain operators where the library has no kernel of its own for its shapes.
-
-    Otherwise the build fails there: in float32, and for some numbers and sizes of heads.
-    """
-    for layer in map(network.get_layer, range(network.num_layers)):
-        if layer.type == library.LayerType.ATTENTION_INPUT:
-            layer.__class__ = library.IAttentionInputLayer  # the library's own way to its fields
-            layer.attention.decomposable = True
+def _sizes(tensors: Sequence[Tensor], arrays: Mapping[str, Buffer]) -> dict[str, int]:
+    return {
+        name: size
+        for tensor in tensors
+        for name, size in zip(tensor.shape, arrays[tensor.name].shape, strict=True)
+        if isinstance(name, str)
+    }
 
 
-def _shaped(shapes: Any, graph: Graph, profile: Profile) -> Any:  # noqa: ANN401  as above
-    """One of the library's profiles, with the graph's inputs in these ranges."""
-    for tensor in graph.inputs:
-        sizes = [Range(size, size, size) if isinstance(size, int) else profile[size] for size in tensor.shape]
-        shapes.set_shape(tensor.name, *zip(*sizes, strict=True))
-    return shapes
-
-
-def _errors(parser: Any) -> str:  # noqa: ANN401  as above
-    """What the parser objects to, each reason once, in one line."""
-    reasons = dict.fromkeys(parser.get_error(index).desc() for index in range(parser.num_errors))
-    return " ".join("; ".join(reasons).split())[:300] or "it gives no reason"
-
-
-def _log(library: Any) -> Any:  # noqa: ANN401  as above
-    """Keeps the last error instead of printing, as the library does by itself."""
-
-    class Log(library.ILogger):  # type: ignore[misc]
-        said = ""
-
-        def __init__(self) -> None:
-            library.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:  # noqa: ANN401  as above
-            if severity in {library.ILogger.Severity.ERROR, library.ILogger.Severity.INTERNAL_ERROR}:
-                self.said = " ".join(message.split())[:300]
-
-    return Log()
-
-
-def _monitor(library: Any, progress: Progress) -> Any:  # noqa: ANN401  as above
-    """Hands the library's steps on; several of its threads may call at once."""
-
-    class Monitor(library.IProgressMonitor):  # type: ignore[misc]
-        def __init__(self) -> None:
-            library.IProgressMonitor.__init__(self)
-            self._steps: dict[str, int] = {}
-
-        def phase_start(self, phase: str, _parent: str | None, steps: int) -> None:
-            self._steps[phase] = steps
-
-        def step_complete(self, phase: str, step: int) -> bool:
-            return progress(phase, step + 1, self._steps[phase])
-
-        def phase_finish(self, phase: str) -> None:
-            """The next phase says so."""
-
-    return Monitor()
+def _aliased(engine: Any, name: str) -> str | None:  # noqa: ANN401  a library without types
+    """The input whose memory an output is, where this version of the library says so."""
+    ask = getattr(engine, "get_aliased_input_tensor", None)
+    return (ask(name) or None) if ask else None

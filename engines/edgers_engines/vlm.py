@@ -48,6 +48,12 @@ class VisionLanguageModel:
         self._classifiers: dict[str, TextClassifier] = {}
         self._embedders: dict[str, TextEmbedder] = {}
 
+    @property
+    def max_rows(self) -> int:
+        """The largest batch that all graphs take."""
+        limits = (engine.limits.get("batch") for engine in (self.vision, self.embed, self.decoder))
+        return min((limit.most for limit in limits if limit), default=MAX_ROWS)
+
     def classifier(self, record: Classifier) -> TextClassifier:
         """One of the bundle's classifiers, loaded when it is first asked for.
 

@@ -336,6 +336,9 @@ class Faulty:
     spoil: object = None
     runs: int = 0
 
+    def __getattr__(self, name):
+        return getattr(self.engine, name)
+
     def run(self, inputs, outputs):
         self.runs += 1
         if self.runs - 1 in self.fails:

@@ -187,7 +187,7 @@ def test_a_kill_leaves_no_file_under_the_name_that_was_asked_for(first_frame, tm
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        pytest.param(["--backend", "tensorrt"], 1, "no native TensorRT backend yet", id="a backend to come"),
+        pytest.param(["--backend", "tensorrt"], 1, "install", id="TensorRT without a GPU"),
         pytest.param(["--backend", "abacus"], 2, "'abacus' is not one of", id="a backend there never was"),
         pytest.param(["--device", "cuda:999"], 1, "CUDA", id="a device that is not there"),
         pytest.param(["--device", "cuda:1000"], 2, "no device", id="a device beyond all"),

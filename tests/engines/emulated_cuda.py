@@ -119,10 +119,14 @@ class EmulatedDriver:
         self.faults: list[str] = []
         self.first_block: defaultdict[str, int] = defaultdict(int)
         self.queue: deque = deque()
+        self.working = threading.RLock()  # a wait ends when other threads' work is done, too
         self.thread = threading.local()
 
     def cuInit(self, flags):
         return (OK,)
+
+    def cuDriverGetVersion(self):
+        return OK, 13020
 
     def cuDeviceGetCount(self):
         return OK, 1
@@ -250,9 +254,10 @@ class EmulatedDriver:
         return (OK,)
 
     def _finish(self):
-        while self.queue:
-            operation, arguments = self.queue.popleft()
-            operation(*arguments)
+        with self.working:
+            while self.queue:
+                operation, arguments = self.queue.popleft()
+                operation(*arguments)
 
     def _fill(self, dtype, pointer, pitch, value, width, height, stream):
         for row in range(height):

@@ -17,6 +17,7 @@ import tokenizers
 
 from edgers import cli
 from edgers_engines import bundle as bundle_module
+from edgers_engines import weights as weights_module
 from edgers_engines.bundle import Bundle
 from edgers_engines.errors import BundleError
 from edgers_engines.vlm import Question, VisionLanguageModel
@@ -168,7 +169,7 @@ class TestOnceRead:
             def read(self, size):
                 return b"\0" * size
 
-        monkeypatch.setattr(bundle_module, "open_regular", lambda *_, **__: Endless())
+        monkeypatch.setattr(weights_module, "open_regular", lambda *_, **__: Endless())
         with pytest.raises(BundleError, match=r"weights\.bin has \d+ bytes; the manifest says 3156224"):
             VisionLanguageModel(bundle)
         assert written == [3 << 20]
@@ -185,7 +186,8 @@ def folder(tmp_path, monkeypatch):
 
 class TestPrivateCopy:
     def test_it_holds_the_weights_alone_and_nobody_else_may_look(self, demo_bundle, folder):
-        with demo_bundle.weights() as copy:
+        with demo_bundle.weights() as weights:
+            copy = weights.folder
             assert copy.parent == folder
             assert stat.S_IMODE(copy.stat().st_mode) == 0o700
             [file] = copy.iterdir()
@@ -193,32 +195,43 @@ class TestPrivateCopy:
             assert file.read_bytes() == (demo_bundle.path / "weights.bin").read_bytes()
 
     def test_it_is_gone_afterwards(self, demo_bundle, folder):
-        with demo_bundle.weights() as copy:
-            pass
+        with demo_bundle.weights() as weights:
+            copy = weights.folder
         assert not copy.exists()
         assert list(folder.iterdir()) == []
 
+    @staticmethod
+    def fail_with(error, bundle):
+        with bundle.weights() as weights:
+            assert weights.folder.exists()
+            raise error
+
+    def test_it_is_not_made_before_somebody_asks_for_it(self, demo_bundle, folder):
+        with demo_bundle.weights() as weights:
+            assert list(folder.iterdir()) == []
+            assert weights.sha256 in {file.sha256 for file in demo_bundle.manifest.files}
+
     def test_it_is_gone_when_its_user_fails(self, demo_bundle, folder):
-        with pytest.raises(KeyboardInterrupt), demo_bundle.weights():
-            raise KeyboardInterrupt
+        with pytest.raises(KeyboardInterrupt):
+            self.fail_with(KeyboardInterrupt(), demo_bundle)
         assert list(folder.iterdir()) == []
 
     def test_an_error_of_its_user_is_not_taken_for_one_of_its_own(self, demo_bundle, folder):
-        with pytest.raises(OSError, match="its own"), demo_bundle.weights():
-            raise OSError("its own")
+        with pytest.raises(OSError, match="its own"):
+            self.fail_with(OSError("its own"), demo_bundle)
         assert list(folder.iterdir()) == []
 
     def test_two_copies_at_once_do_not_meet(self, demo_bundle, folder):
         with demo_bundle.weights() as one, demo_bundle.weights() as other:
-            assert {one, other} == set(folder.iterdir())
-            assert one != other
+            assert {one.folder, other.folder} == set(folder.iterdir())
+            assert one.folder != other.folder
 
     def test_too_little_room_is_said_before_a_byte_is_written(self, demo_bundle, folder, monkeypatch):
         monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 5000))
-        monkeypatch.setattr(bundle_module, "_hash", lambda *_: pytest.fail("the copy was begun"))
+        monkeypatch.setattr(weights_module, "_hash", lambda *_: pytest.fail("the copy was begun"))
         says = f"needs 3156224 bytes .*{re.escape(str(folder))} has 5000: set TMPDIR"
-        with pytest.raises(BundleError, match=says), demo_bundle.weights():
-            pytest.fail("there is no room")
+        with demo_bundle.weights() as weights, pytest.raises(BundleError, match=says):
+            weights.folder  # noqa: B018  it makes the copy
         assert list(folder.iterdir()) == []
 
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
@@ -235,16 +248,22 @@ class TestPrivateCopy:
             return file
 
         monkeypatch.setattr(Path, "open", failing)
-        with pytest.raises(BundleError, match=os.strerror(number)) as caught, demo_bundle.weights():
-            pytest.fail("there is no copy")
+        with (
+            demo_bundle.weights() as weights,
+            pytest.raises(BundleError, match=os.strerror(number)) as caught,
+        ):
+            weights.folder  # noqa: B018  as above
         assert str(demo_bundle.path) in str(caught.value)
         assert str(caught.value).isprintable()
         assert list(folder.iterdir()) == []
 
     def test_no_folder_for_temporary_files_is_one_line(self, demo_bundle, monkeypatch, tmp_path):
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-        with pytest.raises(BundleError, match=r"private copy.*No such file"), demo_bundle.weights():
-            pytest.fail("there is no folder")
+        with (
+            demo_bundle.weights() as weights,
+            pytest.raises(BundleError, match=r"private copy.*No such file"),
+        ):
+            weights.folder  # noqa: B018  as above
 
 
 @pytest.fixture
@@ -261,7 +280,8 @@ def reads(monkeypatch):
 
     monkeypatch.setattr(bundle_module, "_regular_files", spied("files", bundle_module._regular_files))
     monkeypatch.setattr(bundle_module, "parse", spied("manifest", bundle_module.parse))
-    monkeypatch.setattr(bundle_module, "_check_digest", spied("digest", bundle_module._check_digest))
+    for module in (bundle_module, weights_module):
+        monkeypatch.setattr(module, "check_digest", spied("digest", module.check_digest))
     monkeypatch.setattr(bundle_module, "read_graph", spied("reader", bundle_module.read_graph))
     session = "edgers_engines.onnxruntime.ort.InferenceSession"
     monkeypatch.setattr(session, spied("runtime", onnxruntime.InferenceSession))

@@ -33,7 +33,7 @@ class TestCompiled:
         with pytest.raises(BackendError, match=r"this GPU, sm_\d+; it knows .*sm_90") as caught:
             cuda.compiled(*capability)
         assert "sm_{}{};".format(*capability) in str(caught.value)
-        assert "install another release of nvidia-cuda-nvrtc, or use --device cpu" in str(caught.value)
+        assert "install another release of nvidia-cuda-nvrtc, or compute on the CPU (--" in str(caught.value)
 
     def test_an_error_in_the_kernels_is_told_by_its_first_line(self, monkeypatch, tmp_path):
         broken = tmp_path / "kernels.cu"
@@ -154,7 +154,7 @@ def failing(monkeypatch, emulated, name, status):
 
 class TestOpening:
     def test_a_gpu_says_its_name(self, emulated_gpu):
-        assert emulated_gpu.name == "Emulated GPU"
+        assert emulated_gpu.gpu.name == "Emulated GPU"
         assert emulated_gpu.stream == EmulatedDriver.STREAM
 
     @pytest.mark.usefixtures("emulated_driver")
@@ -169,7 +169,7 @@ class TestOpening:
             raise RuntimeError('Failure finding "libcuda.so"')
 
         monkeypatch.setattr(emulated_driver, "cuInit", no_library)
-        with pytest.raises(BackendError, match=r"^NVIDIA's driver is not on .*: install it, or use"):
+        with pytest.raises(BackendError, match=r"^NVIDIA's driver is not on .*: install it, or compute"):
             cuda.Cuda(0)
 
     def test_a_driver_without_a_gpu_says_where_to_look(self, monkeypatch, emulated_driver):
@@ -190,7 +190,7 @@ class TestOpening:
 
         cuda.compiled.cache_clear()
         monkeypatch.setattr(nvrtc, "nvrtcGetSupportedArchs", no_library)
-        with pytest.raises(BackendError, match=r"NVRTC is not installed: install edgers\[gpu\], or use"):
+        with pytest.raises(BackendError, match=r"NVRTC is not installed: install edgers\[gpu\], or compute"):
             cuda.Cuda(0)
 
     def test_an_error_of_nvrtc_is_named(self, monkeypatch):
@@ -216,7 +216,7 @@ class TestOpening:
     )
     def test_whatever_fails_while_opening_is_named_with_what_to_do(self, monkeypatch, emulated_driver, name):
         failing(monkeypatch, emulated_driver, name, "CUDA_ERROR_UNKNOWN")
-        with pytest.raises(BackendError, match=rf"^CUDA's {name} failed: .*_UNKNOWN; .*--device cpu$"):
+        with pytest.raises(BackendError, match=rf"^CUDA's {name} failed: .*_UNKNOWN; .*--device cpu\)$"):
             cuda.Cuda(0)
 
 

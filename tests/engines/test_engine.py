@@ -6,6 +6,7 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -18,7 +19,7 @@ from edgers_engines.engine import BACKENDS, Engine, open_backend
 from edgers_engines.errors import BackendError, InputError
 from edgers_engines.graph_record import Graph, Tensor
 
-NOWHERE = Path("nowhere")  # the weights of graphs that have none outside
+NOWHERE = SimpleNamespace(folder=Path("nowhere"))  # the weights of graphs that have none outside
 
 # y = x * scale + w, where w is a constant of the graph.
 SIGNATURE = Graph(
@@ -171,8 +172,8 @@ class TestOpenBackend:
         assert all(name in str(caught.value) for name in BACKENDS)
 
     def test_tensorrt_is_an_error_and_not_another_backend(self):
-        with pytest.raises(BackendError, match="TensorRT"):
-            open_backend("tensorrt")
+        with pytest.raises(InputError, match="TensorRT computes on a GPU"):
+            open_backend("tensorrt", device="cpu")
 
     @pytest.mark.parametrize(
         "device", ["gpu", "cuda", "cuda:", "cuda:-1", "cuda:1x", "cuda:1234", "CPU", "", "cpu\n"]
@@ -301,14 +302,14 @@ class TestLoading:
 
     def test_weights_are_read_from_the_folder_that_is_given(self, backend, tmp_path):
         np.eye(4, dtype=np.float32).tofile(tmp_path / "weights.bin")
-        engine = backend.load(projector("weights.bin"), SIGNATURE, tmp_path)
+        engine = backend.load(projector("weights.bin"), SIGNATURE, SimpleNamespace(folder=tmp_path))
         inputs, outputs = arrays()
         engine.run(inputs, outputs)
         np.testing.assert_array_equal(outputs["y"], inputs["x"] * 2)
 
     def test_weights_may_vanish_once_the_graph_is_loaded(self, backend, tmp_path):
         np.eye(4, dtype=np.float32).tofile(tmp_path / "weights.bin")
-        engine = backend.load(projector("weights.bin"), SIGNATURE, tmp_path)
+        engine = backend.load(projector("weights.bin"), SIGNATURE, SimpleNamespace(folder=tmp_path))
         (tmp_path / "weights.bin").unlink()
         inputs, outputs = arrays()
         for _ in range(2):
@@ -327,12 +328,12 @@ class TestLoading:
             np.eye(4, dtype=np.float32).tofile(folder / "weights.bin")
         path = str(tmp_path / "weights.bin") if location == "absolute" else location
         with pytest.raises(BackendError, match=r"adder\.onnx"):
-            backend.load(projector(path), SIGNATURE, tmp_path / "given")
+            backend.load(projector(path), SIGNATURE, SimpleNamespace(folder=tmp_path / "given"))
 
     def test_weights_shorter_than_the_graph_says_are_refused(self, backend, tmp_path):
         (tmp_path / "weights.bin").write_bytes(b"\0" * 63)
         with pytest.raises(BackendError, match=r"cannot load adder\.onnx"):
-            backend.load(projector("weights.bin"), SIGNATURE, tmp_path)
+            backend.load(projector("weights.bin"), SIGNATURE, SimpleNamespace(folder=tmp_path))
 
 
 class TestRunning:

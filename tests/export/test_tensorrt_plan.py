@@ -7,24 +7,19 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgers_engines import tensorrt
+from edgers_engines import tensorrt_plan
+from edgers_engines.engine import Range
 from edgers_engines.errors import BackendError
 from edgers_engines.onnx_graph import read_graph
-from edgers_engines.tensorrt import Range, build_plan, open_tensorrt
+from edgers_engines.plan_builder import Sizes, profiles
 from edgers_engines.tensorrt_graph import tensorrt_graph
+from edgers_engines.tensorrt_plan import build_plan, open_tensorrt
 from edgers_export.bundle import export_bundle
 from tests.checkpoints import Miniature, write
 from tests.conftest import CHECKPOINT
 
-ROWS, POSITIONS = Range(1, 8, 32), 256
-FIXED = Range(POSITIONS, POSITIONS, POSITIONS)
-SEVERAL, ONE = Range(1, 64, POSITIONS), Range(1, 1, 1)
-PROFILES = {
-    "vision": [{"batch": ROWS}],
-    "embed": [{"batch": ONE, "seq": SEVERAL}],
-    "decoder": [{"batch": ROWS, "seq": seq, "max_len": FIXED} for seq in (SEVERAL, ONE)],
-}
-GRAPHS = tuple(PROFILES)
+POSITIONS = 256
+GRAPHS = ("vision", "embed", "decoder")
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +37,12 @@ def wide(tmp_path_factory):
 
 
 def build(bundle, name, **options):
-    graph = dict(bundle.manifest.graphs.named())[name]
-    with bundle.weights() as weights:
-        return build_plan(bundle.read(graph.file), graph, weights, PROFILES[name], **options)
+    """A plan of the bundle's graph of this name in the manifest, for the shapes that `edgers build` takes."""
+    (loaded,) = (loaded for loaded in bundle.manifest.loaded if loaded.name == name)
+    shapes = profiles(loaded, bundle.manifest, Sizes.of(bundle.manifest, None, None))
+    content = bundle.read(loaded.graph.file)
+    with bundle.weights(loaded.weights) as weights:
+        return build_plan(content, loaded.graph, weights.folder, shapes, **options)
 
 
 def like(library, **changed):
@@ -59,23 +57,17 @@ def like(library, **changed):
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_every_graph_of_the_demo_model_in_half_precision_becomes_a_plan(half, name):
-    plan = build(half, name)
-    assert len(plan.content) > 100_000
-    assert plan.library.startswith("tensorrt_rtx")
+    assert len(build(half, f"graphs.{name}").content) > 100_000
 
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_every_graph_of_a_model_with_heads_of_64_becomes_a_plan(wide, name):
     assert wide.manifest.dimensions.head_dim == 64
-    assert len(build(wide, name).content) > 100_000
+    assert len(build(wide, f"graphs.{name}").content) > 100_000
 
 
 def test_the_demo_bundles_oracle_becomes_a_plan(demo_bundle):
-    (record,) = demo_bundle.manifest.classifiers
-    texts = {"batch": Range(1, 16, 64), "seq": Range(1, 16, record.max_tokens)}
-    with demo_bundle.weights(record.weights) as weights:
-        plan = build_plan(demo_bundle.read(record.graph.file), record.graph, weights, [texts])
-    assert len(plan.content) > 1_000_000, "the weights are in it"
+    assert len(build(demo_bundle, "oracles.robot-action").content) > 1_000_000, "the weights are in it"
 
 
 def test_a_build_tells_its_steps_and_can_be_ended(half):
@@ -86,7 +78,7 @@ def test_a_build_tells_its_steps_and_can_be_ended(half):
         return len(steps) < 5
 
     with pytest.raises(BackendError, match=r"cannot build decoder\.onnx: .*[Cc]ancel"):
-        build(half, "decoder", progress=tell)
+        build(half, "graphs.decoder", progress=tell)
     assert len(steps) >= 5
     assert all(phase and 1 <= step <= count for phase, step, count in steps)
 
@@ -104,8 +96,8 @@ def test_a_plan_keeps_the_graphs_precisions_and_serves_every_profile(half, monke
             configs.append(super().create_builder_config())
             return configs[-1]
 
-    monkeypatch.setattr(tensorrt, "open_tensorrt", lambda: like(library, Builder=Watched))
-    build(half, "decoder")
+    monkeypatch.setattr(tensorrt_plan, "open_tensorrt", lambda: like(library, Builder=Watched))
+    build(half, "graphs.decoder")
     ((network,), (config,)) = networks, configs
     assert network.get_flag(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     assert not config.get_flag(library.BuilderFlag.TF32)
@@ -141,7 +133,7 @@ def test_the_graph_for_tensorrt_computes_what_the_bundles_graph_computes(demo_bu
         options = onnxruntime.SessionOptions()
         with demo_bundle.weights() as weights:
             key = "session.model_external_initializers_file_folder_path"
-            options.add_session_config_entry(key, str(weights))
+            options.add_session_config_entry(key, str(weights.folder))
             return onnxruntime.InferenceSession(graph_content, options).run(None, draws)
 
     found, want = run(tensorrt_graph(content, "decoder.onnx", {"max_len": POSITIONS})), run(content)
@@ -168,22 +160,22 @@ def test_a_library_without_an_operator_is_told_before_it_fails(half, monkeypatch
             return name != "TensorScatter"
 
     old = like(library, OnnxParser=Old, __version__="10.3.0")
-    monkeypatch.setattr(tensorrt, "open_tensorrt", lambda: old)
+    monkeypatch.setattr(tensorrt_plan, "open_tensorrt", lambda: old)
     with pytest.raises(
         BackendError, match=r"decoder.onnx needs TensorScatter, which .*10\.3\.0 does not have"
     ):
-        build(half, "decoder")
+        build(half, "graphs.decoder")
 
 
 def test_a_graph_that_the_library_cannot_read_is_refused_with_its_reason(half):
     graph = half.manifest.graphs.decoder
-    free = {**PROFILES["decoder"][0], "max_len": Range(1, 64, POSITIONS)}
+    free = {"batch": Range(1, 8, 32), "seq": Range(1, 64, POSITIONS), "max_len": Range(1, 64, POSITIONS)}
     with half.weights() as weights, pytest.raises(BackendError, match="static sequence length"):
-        build_plan(half.read(graph.file), graph, weights, [free])
+        build_plan(half.read(graph.file), graph, weights.folder, [free])
 
 
 def test_without_tensorrt_the_error_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(tensorrt, "_MODULES", ("tensorrt_of_nobody",))
+    monkeypatch.setattr(tensorrt_plan, "_MODULES", ("tensorrt_of_nobody",))
     with pytest.raises(
         BackendError, match=r"TensorRT cannot be imported .*apt install.*--backend onnxruntime"
     ):

@@ -1,0 +1,253 @@
+"""TensorRT without a GPU: what edgers uses of it, over ONNX Runtime and the emulated driver's memory.
+
+It is stricter than TensorRT. A tensor without an address, a shape outside its profile, a cache that comes out
+elsewhere than it went in, memory to compute in that is too small, another stream than the device's, a thread
+that has not entered the device: all of these end a run with an error. What is enqueued is computed when
+somebody waits for it.
+"""
+
+from __future__ import annotations
+
+import enum
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import onnxruntime
+
+SCRATCH = 4096  # bytes that an engine needs to compute in
+_TYPES = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(int64)": "i8", "tensor(bool)": "?"}
+
+
+class Severity(enum.Enum):
+    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+
+class ILogger:
+    Severity = Severity
+
+    def log(self, severity, message):
+        raise NotImplementedError
+
+
+class IProgressMonitor:
+    pass
+
+
+class NetworkDefinitionCreationFlag(enum.IntEnum):
+    STRONGLY_TYPED = 1
+
+
+class BuilderFlag(enum.Enum):
+    TF32 = 0
+
+
+class LayerType(enum.Enum):
+    ATTENTION_INPUT = 0
+
+
+class ExecutionContextAllocationStrategy(enum.Enum):
+    STATIC, ON_PROFILE_CHANGE, USER_MANAGED = range(3)
+
+
+class OptimizationProfile:
+    def __init__(self):
+        self.shapes = {}
+
+    def set_shape(self, name, least, likely, most):
+        assert all(a <= b <= c for a, b, c in zip(least, likely, most, strict=True))
+        self.shapes[name] = least, most
+
+
+class Config:
+    def __init__(self):
+        self.cleared, self.profiles, self.progress_monitor, self.timings = set(), [], None, b""
+
+    def clear_flag(self, flag):
+        self.cleared.add(flag)
+
+    def add_optimization_profile(self, profile):
+        self.profiles.append(profile.shapes)
+
+    def create_timing_cache(self, content):
+        return SimpleNamespace(serialize=lambda: content + b"t")
+
+    def set_timing_cache(self, timings, ignore_mismatch):
+        assert not ignore_mismatch
+        self.timings = timings
+
+    def get_timing_cache(self):
+        return self.timings
+
+
+class OnnxParser:
+    num_errors = 0
+
+    def __init__(self, network, log):
+        self.network = network
+
+    def supports_operator(self, name):
+        return True
+
+    def parse(self, content, path):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        folder = str(Path(path).parent)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        self.network.session = onnxruntime.InferenceSession(content, options)
+        self.network.content = content
+        return True
+
+
+class Emulated:
+    """The library, to be found as the module `tensorrt`.
+
+    Attributes:
+        refuses: what a run with these sizes fails with, instead of computing; "" where it does not.
+        built: names of the graphs that were built, in order.
+        spoil: changes an output, by its name, after it was computed.
+        runs: the sizes of all runs, by a dimension's name, or by itself where it is a number.
+    """
+
+    def __init__(self, driver):
+        self.driver, self.plans, self.built, self.spoil = driver, {}, [], {}
+        self.runs, self.refuses = [], lambda _sizes: ""
+        self.module = ModuleType("tensorrt")
+        self.module.__spec__, self.module.__version__ = ModuleSpec("tensorrt", None), "10.3.0"
+        for kind in (
+            ILogger,
+            IProgressMonitor,
+            NetworkDefinitionCreationFlag,
+            BuilderFlag,
+            LayerType,
+            ExecutionContextAllocationStrategy,
+            OnnxParser,
+        ):
+            setattr(self.module, kind.__name__, kind)
+        self.module.Builder = lambda log: Builder(self, log)
+        self.module.Runtime = lambda log: Runtime(self, log)
+
+    def entered(self):
+        return getattr(self.driver.thread, "context", None) == self.driver.CONTEXT
+
+
+class Builder:
+    def __init__(self, library, log):
+        assert library.entered()
+        self.library, self.log = library, log
+
+    def create_network(self, flags):
+        assert flags == 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED
+        return SimpleNamespace(num_layers=0, get_layer=None)
+
+    def create_builder_config(self):
+        return Config()
+
+    def create_optimization_profile(self):
+        return OptimizationProfile()
+
+    def build_serialized_network(self, network, config):
+        assert BuilderFlag.TF32 in config.cleared
+        config.progress_monitor.phase_start("Emulated building", None, 2)
+        for step in range(2):
+            if not config.progress_monitor.step_complete("Emulated building", step):
+                self.log.log(Severity.ERROR, "the build was cancelled")
+                return None
+        self.library.built.append(network.session.get_outputs()[0].name)
+        plan = f"plan {len(self.library.plans)}".encode()
+        self.library.plans[plan] = network.session, config.profiles
+        return plan
+
+
+class Runtime:
+    def __init__(self, library, log):
+        assert library.entered()
+        self.library, self.log = library, log
+
+    def deserialize_cuda_engine(self, plan):
+        assert self.library.entered()
+        if plan not in self.library.plans:
+            self.log.log(Severity.ERROR, "Error Code 1: Serialization (magic tag does not match)")
+            return None
+        return CudaEngine(self.library, self.log, *self.library.plans[plan])
+
+
+class CudaEngine:
+    def __init__(self, library, log, session, profiles):
+        self.library, self.log, self.session, self.profiles = library, log, session, profiles
+        self.inputs, self.outputs = session.get_inputs(), session.get_outputs()
+        self.names = [value.name for value in (*self.inputs, *self.outputs)]
+        self.num_io_tensors, self.device_memory_size_v2 = len(self.names), SCRATCH
+
+    def get_tensor_name(self, index):
+        return self.names[index]
+
+    def get_aliased_input_tensor(self, name):
+        return name.replace("present", "past") if name.startswith("present") else ""
+
+    def create_execution_context(self, strategy):
+        assert strategy is ExecutionContextAllocationStrategy.USER_MANAGED
+        return Context(self)
+
+
+class Context:
+    def __init__(self, engine):
+        self.engine, self.shapes, self.addresses = engine, {}, {}
+        self.profile = self.device_memory = None
+
+    def set_optimization_profile_async(self, index, stream):
+        self.profile = self.engine.profiles[index]
+        return stream == self.engine.library.driver.STREAM
+
+    def set_input_shape(self, name, shape):
+        least, most = self.profile[name]
+        self.shapes[name] = shape
+        return len(shape) == len(least) and all(
+            a <= size <= b for a, size, b in zip(least, shape, most, strict=True)
+        )
+
+    def set_tensor_address(self, name, pointer):
+        self.addresses[name] = pointer
+        return name in self.engine.names
+
+    def execute_async_v3(self, stream):
+        library, driver = self.engine.library, self.engine.library.driver
+        sizes = {
+            dimension: size
+            for value in self.engine.inputs
+            for dimension, size in zip(value.shape, self.shapes[value.name], strict=True)
+        }
+        if error := library.refuses(sizes) or self._wrong(stream):
+            self.engine.log.log(Severity.ERROR, error)
+            return False
+        driver._bytes(self.device_memory, SCRATCH)[:] = 0xFF
+        views = {}
+        for value in (*self.engine.inputs, *self.engine.outputs):
+            shape = [sizes.get(size, size) for size in value.shape]
+            dtype = np.dtype(_TYPES[value.type])
+            memory = driver._bytes(self.addresses[value.name], int(np.prod(shape)) * dtype.itemsize)
+            views[value.name] = memory.view(dtype).reshape(shape)
+        library.runs.append(sizes)
+        return driver._enqueue(stream, self._compute, views)[0] == driver.CUresult.CUDA_SUCCESS
+
+    def _wrong(self, stream):
+        engine = self.engine
+        if not engine.library.entered():
+            return "this thread has no CUDA context"
+        if stream != engine.library.driver.STREAM:
+            return "another stream"
+        if missing := set(engine.names) - self.addresses.keys():
+            return f"no address of {sorted(missing)}"
+        for name in engine.names:
+            other = engine.get_aliased_input_tensor(name)
+            if other and self.addresses[name] != self.addresses[other]:
+                return f"{name} is not where {other} is"
+        return ""
+
+    def _compute(self, views):
+        inputs = {value.name: views[value.name].copy() for value in self.engine.inputs}
+        outputs = self.engine.session.run(None, inputs)
+        for value, output in zip(self.engine.outputs, outputs, strict=True):
+            spoil = self.engine.library.spoil.get(value.name)
+            views[value.name][...] = spoil(output) if spoil else output

@@ -1,0 +1,137 @@
+"""The store of plans: private, whole, found by what was built for what, and bounded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+
+import pytest
+
+from edgers_engines.engine import Range
+from edgers_engines.errors import BackendError
+from edgers_engines.plans import PlanRecord, Plans, Source, Target, read_plan
+
+TARGET = Target(library="tensorrt 10.3.0", cuda="12.6", gpu="Orin", capability="8.7", builder=1)
+PROFILES = ({"batch": Range(1, 8, 8)},)
+
+
+def source(graph="vision.onnx", weights="1"):
+    return Source(graph=graph, graph_sha256="0" * 64, weights_sha256=weights * 64)
+
+
+def record(content, *, seconds=1.0, **options):
+    return PlanRecord(
+        source=source(**options),
+        target=TARGET,
+        profiles=PROFILES,
+        sha256=hashlib.sha256(content).hexdigest(),
+        size=len(content),
+        seconds=seconds,
+    )
+
+
+@pytest.fixture
+def plans(tmp_path):
+    return Plans(tmp_path / "cache" / "plans")
+
+
+def used(plan, when):
+    os.utime(plan.path, (when, when))
+
+
+class TestStore:
+    def test_what_is_published_is_found_and_read(self, plans):
+        plans.publish(record(b"machine code"), b"machine code")
+        found = plans.find(source(), TARGET)
+        assert found.record == record(b"machine code")
+        assert read_plan(found) == b"machine code"
+
+    def test_a_plan_of_the_same_key_is_replaced_and_nothing_else_stays(self, plans):
+        plans.publish(record(b"old"), b"old")
+        plans.publish(record(b"newer"), b"newer")
+        (stored,) = plans.stored()
+        assert read_plan(stored) == b"newer"
+        assert [path.name for path in plans.folder.iterdir()] == [stored.record.key]
+
+    def test_the_old_one_stays_until_the_new_one_is_whole(self, plans, monkeypatch):
+        plans.publish(record(b"old"), b"old")
+        monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(Exception, match="No space left"):
+            plans.publish(record(b"newer"), b"newer")
+        assert read_plan(plans.find(source(), TARGET)) == b"old"
+
+    def test_the_key_is_of_all_that_was_asked_for_and_of_nothing_else(self):
+        keys = {
+            record(b"a").key,
+            record(b"a", weights="2").key,
+            record(b"a", graph="embed.onnx").key,
+        }
+        assert len(keys) == 3
+        assert record(b"a").key == record(b"b", seconds=2.0).key
+        assert re.fullmatch("[0-9a-f]{64}", record(b"a").key)
+
+    def test_nothing_is_there_at_first(self, plans):
+        assert plans.stored() == []
+        assert plans.get("0" * 64) is None
+        assert not plans.folder.exists()
+
+    @pytest.mark.parametrize("name", ["plan.json", "plan.bin"])
+    def test_a_plan_without_one_of_its_files_is_none(self, plans, name):
+        plan = plans.publish(record(b"code"), b"code")
+        (plan.path / name).unlink()
+        assert plans.get(plan.record.key) is None
+
+    def test_a_record_in_a_folder_of_another_name_is_none(self, plans):
+        plan = plans.publish(record(b"code"), b"code")
+        plan.path.rename(plans.folder / ("0" * 64))
+        assert plans.stored() == []
+
+    def test_a_folder_that_others_may_look_into_is_refused(self, plans):
+        plans.publish(record(b"code"), b"code")
+        plans.folder.chmod(0o770)
+        find, publish = (lambda: plans.find(source(), TARGET)), (lambda: plans.publish(record(b"x"), b"x"))
+        for use in (plans.stored, find, publish):
+            with pytest.raises(BackendError, match="machine code, and is not this user's alone"):
+                use()
+
+    def test_a_folder_that_cannot_be_made_is_told_with_what_to_do(self, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(BackendError, match=r"for plans: .*; set XDG_CACHE_HOME"):
+            Plans(tmp_path / "file" / "plans").publish(record(b"x"), b"x")
+
+    @pytest.mark.parametrize(("cache", "folder"), [("/a", "/a/edgers/plans"), ("", None), ("relative", None)])
+    def test_it_is_the_users_cache_where_nothing_else_is_said(self, monkeypatch, cache, folder):
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+        monkeypatch.setenv("HOME", "/home/somebody")
+        assert str(Plans().folder) == (folder or "/home/somebody/.cache/edgers/plans")
+
+
+class TestPrune:
+    def test_those_that_were_not_used_for_longest_go_first(self, plans):
+        stored = [plans.publish(record(b"x" * 10, weights=str(k)), b"x" * 10) for k in range(4)]
+        for plan, when in zip(stored, (400, 100, 300, 200), strict=True):
+            used(plan, when)
+        gone = plans.prune(25)
+        assert [plan.record.source.weights_sha256[0] for plan in gone] == ["3", "1"]
+        assert [plan.record.source.weights_sha256[0] for plan in plans.stored()] == ["0", "2"]
+        assert plans.prune(25) == []
+
+    def test_to_be_read_is_to_be_used(self, plans):
+        old, new = (plans.publish(record(b"x", weights=str(k)), b"x") for k in range(2))
+        used(old, 100)
+        used(new, 200)
+        read_plan(old)
+        assert [plan.record for plan in plans.prune(1)] == [new.record]
+
+    def test_what_a_killed_build_left_goes_after_a_day(self, plans):
+        plans.publish(record(b"x"), b"x")
+        for name, when in ((".edgers-1", 100), (".unproven", 100), (".edgers-2", None)):
+            folder = plans.folder / name
+            folder.mkdir()
+            if when:
+                os.utime(folder, (when, when))
+        plans.prune(1000)
+        assert sorted(path.name for path in plans.folder.iterdir() if path.name.startswith(".")) == [
+            ".edgers-2"
+        ]

@@ -1,0 +1,356 @@
+"""TensorRT's road at run time, over an emulated library and GPU: what is computed, accepted and refused.
+
+That the library's real parser and builder take the graphs is shown in tests/export/test_tensorrt_plan.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+
+import msgspec
+import numpy as np
+import pytest
+from cuda.bindings import driver
+
+from edgers import Certifier, demo
+from edgers.verify import replay
+from edgers_engines import self_test, tensorrt_plan
+from edgers_engines.bundle import Bundle
+from edgers_engines.engine import open_backend
+from edgers_engines.errors import BackendError, InputError
+from edgers_engines.image import CameraImage, prepare
+from edgers_engines.noise import Stream, noisy_copies
+from edgers_engines.plan_builder import Sizes, build_plans
+from edgers_engines.plans import Plans
+from edgers_engines.tensorrt import TensorRTBackend
+from edgers_engines.vlm import Question, VisionLanguageModel
+from tests.engines.emulated_tensorrt import Emulated
+
+OUT_OF_MEMORY = driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+PROMPT = "what should the robot do?"
+BATCH = 8
+
+
+@pytest.fixture
+def library(emulated_driver, monkeypatch, tmp_path):
+    """TensorRT, emulated, and an empty cache of plans."""
+    emulated = Emulated(emulated_driver)
+    monkeypatch.setitem(sys.modules, "tensorrt", emulated.module)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return emulated
+
+
+@pytest.fixture
+def sizes(demo_bundle):
+    return Sizes.of(demo_bundle.manifest, BATCH, None)
+
+
+@pytest.fixture
+def plans(library, demo_bundle, sizes):
+    """The demo bundle's plans, built."""
+    return [plan for plan, _ in build_plans(demo_bundle, "cuda:0", sizes)]
+
+
+def load(bundle):
+    """The bundle on its plans; no fixture, for the GPU's memory must be free again when a test has ended."""
+    return VisionLanguageModel(bundle, open_backend("tensorrt", device="cuda:0"))
+
+
+def noisy(frame, rows):
+    """Canvases of a frame that several answers are given to."""
+    image = prepare(CameraImage.of(frame), demo.load_bundle().manifest.preparation)
+    out = np.empty((rows, *image.shape), np.float32)
+    noisy_copies(image, 0.5, seed=1, stream=Stream.SELECTION, first=0, out=out)
+    return out
+
+
+def ask(model, canvases, rows=BATCH, **options):
+    question = Question(model, PROMPT, rows=rows, **options)
+    return [
+        (answer.text, answer.status)
+        for start in range(0, len(canvases), rows)
+        for answer in question.answers(canvases[start : start + rows])
+    ]
+
+
+class TestAnswers:
+    @pytest.mark.usefixtures("plans")
+    def test_they_are_those_of_onnx_runtime(self, demo_model, demo_bundle):
+        model = load(demo_bundle)
+        canvases = self_test.canvases(model.bundle.manifest.preparation.canvas_size, 21)
+        assert ask(model, canvases) == ask(demo_model, canvases)
+
+    @pytest.mark.usefixtures("plans")
+    def test_rows_that_end_leave_the_batch(self, library, demo_bundle, demo_model, sizes):
+        model = load(demo_bundle)
+        canvases = noisy(demo.frames()[9], BATCH)
+        library.runs.clear()
+        answers = ask(model, canvases)
+        batches = [run["batch"] for run in library.runs if sizes.max_length in run and run["seq"] == 1]
+        assert batches[0] == BATCH > batches[-1] > 0
+        assert answers == ask(demo_model, canvases)
+
+    @pytest.mark.usefixtures("plans")
+    def test_a_cache_has_the_length_of_the_plan_whatever_the_question(self, library, sizes, demo_bundle):
+        model = load(demo_bundle)
+        library.runs.clear()
+        ask(model, self_test.canvases(model.bundle.manifest.preparation.canvas_size, 1))
+        decoded = [run for run in library.runs if "seq" in run and sizes.max_length in run]
+        assert [run["seq"] == 1 for run in decoded] == [False, False, *[True] * (len(decoded) - 2)]
+        assert len(decoded) > 3
+
+    @pytest.mark.usefixtures("plans")
+    def test_the_bundles_oracle_runs_there_too(self, demo_model, demo_bundle):
+        model = load(demo_bundle)
+        (record,) = model.bundle.manifest.classifiers
+        texts = ["left, a box blocks the way.", "stop", "forward"]
+        found, want = (one.classifier(record).logits(texts) for one in (model, demo_model))
+        np.testing.assert_allclose(found, want, atol=1e-5)
+
+    @pytest.mark.usefixtures("plans")
+    def test_a_run_out_of_memory_is_a_memory_error_and_any_other_failure_is_the_backends(
+        self, library, demo_bundle
+    ):
+        model = load(demo_bundle)
+        canvases = self_test.canvases(model.bundle.manifest.preparation.canvas_size, 1)
+        library.refuses = lambda _: "IExecutionContext::enqueueV3: Error Code 2: OutOfMemory"
+        with pytest.raises(MemoryError, match=r"tensorrt 10\.3\.0 failed in \w+\.onnx: .*OutOfMemory"):
+            ask(model, canvases)
+        library.refuses = lambda _: "an illegal memory access was encountered"
+        with pytest.raises(BackendError, match="illegal memory access"):
+            ask(model, canvases)
+        library.refuses = lambda _: ""
+        assert ask(model, canvases)
+
+
+class TestSizes:
+    @pytest.mark.usefixtures("plans")
+    def test_more_rows_than_the_plans_take_are_refused_with_the_number(self, demo_bundle):
+        model = load(demo_bundle)
+        assert model.max_rows == BATCH
+        with pytest.raises(InputError, match=f"batch size is 9; it must lie between 1 and {BATCH}"):
+            Question(model, PROMPT, rows=BATCH + 1)
+
+    @pytest.mark.usefixtures("plans", "library")
+    def test_a_question_longer_than_the_plans_take_is_refused(self, demo_bundle):
+        shorter = Sizes.of(demo_bundle.manifest, BATCH, 72)
+        built = {plan.record.source: plan for plan, _ in build_plans(demo_bundle, "cuda:0", shorter)}
+        model = VisionLanguageModel(demo_bundle, TensorRTBackend("cuda:0", lambda source, _: built[source]))
+        with pytest.raises(InputError, match=r"max_len of at most 72; this takes \d+: .*edgers build"):
+            Question(model, "please " * 40 + PROMPT, rows=1)
+
+    @pytest.mark.usefixtures("plans")
+    def test_a_cache_that_comes_out_elsewhere_than_it_went_in_is_refused(self, demo_bundle):
+        model = load(demo_bundle)
+        device, graph = model.backend.device, model.bundle.manifest.graphs.decoder
+        shape = {"batch": 1, "seq": 1, "max_len": model.decoder.limits["max_len"].most}
+        inputs, outputs = (
+            {t.name: device.empty(tuple(shape.get(size, size) for size in t.shape), t.dtype) for t in tensors}
+            for tensors in (graph.inputs, graph.outputs)
+        )
+        with pytest.raises(InputError, match=r"present\.\d\.\w+ and past\.\d\.\w+ must be the same memory"):
+            model.decoder.run(inputs, outputs)
+
+    @pytest.mark.parametrize(
+        ("batch", "length", "says"),
+        [
+            (1, None, "--max-batch is 1; it must lie between"),
+            (5000, None, "--max-batch is 5000"),
+            (None, 8, "--max-length is 8; this model needs"),
+            (None, 1 << 20, "--max-length is 1048576"),
+        ],
+    )
+    def test_sizes_that_serve_no_question_are_refused(self, demo_bundle, batch, length, says):
+        with pytest.raises(InputError, match=says):
+            Sizes.of(demo_bundle.manifest, batch, length)
+
+
+class TestBuild:
+    def test_each_graph_is_built_once_and_never_again(self, plans, library, demo_bundle, sizes):
+        assert library.built == ["features", "embeddings", "logits", "logits"]
+        again = build_plans(demo_bundle, "cuda:0", sizes)
+        assert len(library.built) == 4
+        assert [(plan.record, new) for plan, new in again] == [(plan.record, False) for plan in plans]
+
+    def test_what_does_not_compute_the_self_test_is_not_stored(self, library, demo_bundle, sizes):
+        library.spoil["features"] = lambda features: features * np.float32(1.5)
+        with pytest.raises(BackendError, match=r"self-test of .* failed on this machine"):
+            build_plans(demo_bundle, "cuda:0", sizes)
+        assert Plans().stored() == Plans(Plans().folder / ".unproven").stored() == []
+
+    def test_a_plan_that_is_wrong_for_large_batches_only_is_not_stored(self, library, demo_bundle, sizes):
+        def spoil(features):
+            return features * np.float32(1.5) if len(features) == BATCH else features
+
+        library.spoil["features"] = spoil
+        with pytest.raises(BackendError, match=f"with {BATCH} rows together a logit is"):
+            build_plans(demo_bundle, "cuda:0", sizes)
+        assert Plans().stored() == []
+
+    def test_an_oracle_that_computes_something_else_is_not_stored(self, library, demo_bundle, sizes):
+        classes = len(demo_bundle.manifest.classifiers[0].labels)
+        library.spoil["logits"] = lambda logits: logits[:, ::-1] if logits.shape[1] == classes else logits
+        with pytest.raises(BackendError, match="self-test of the oracle robot-action failed"):
+            build_plans(demo_bundle, "cuda:0", sizes)
+        assert Plans().stored() == []
+
+    def test_a_build_that_was_ended_goes_on_where_it_was(self, library, demo_bundle, sizes):
+        with pytest.raises(BackendError, match=r"cannot build decoder\.onnx: the build was cancelled"):
+            build_plans(demo_bundle, "cuda:0", sizes, lambda graph, *_: graph != "decoder.onnx")
+        assert Plans().stored() == []
+        assert library.built == ["features", "embeddings"]
+        build_plans(demo_bundle, "cuda:0", sizes)
+        assert library.built == ["features", "embeddings", "logits", "logits"]
+        assert len(Plans().stored()) == 4
+
+    def test_what_one_build_measured_the_next_one_has(self, plans):
+        assert Plans().timings(plans[0].record.target) == b"t" * 4
+
+    @pytest.mark.usefixtures("library")
+    def test_its_steps_are_told(self, demo_bundle, sizes):
+        told = []
+        build_plans(demo_bundle, "cuda:0", sizes, lambda *step: told.append(step) or True)
+        assert told[:2] == [("vision.onnx", "Emulated building", step, 2) for step in (1, 2)]
+        assert {graph for graph, *_ in told} == {loaded.graph.file for loaded in demo_bundle.manifest.loaded}
+
+    @pytest.mark.usefixtures("library")
+    def test_a_processor_is_no_device_for_it(self, demo_bundle, sizes):
+        with pytest.raises(InputError, match="TensorRT computes on a GPU: use --device cuda:N"):
+            build_plans(demo_bundle, "cpu", sizes)
+
+
+@pytest.mark.usefixtures("plans")
+class TestCertificate:
+    @staticmethod
+    def certify(backend, frame, **options):
+        certifier = Certifier(demo.load_bundle(), sigma=0.5, samples=60, backend=backend, **options)
+        return certifier.certify(frame, PROMPT, choices=("left", "right", "forward", "stop"), seed="5" * 32)
+
+    @pytest.mark.parametrize("frame", [0, 9])
+    def test_the_votes_are_those_of_onnx_runtime_and_the_plans_are_named(self, frame):
+        frame = demo.frames()[frame]
+        found = self.certify(open_backend("tensorrt"), frame)
+        want = self.certify(open_backend(), frame)
+        assert (found.votes, found.label, found.radius) == (want.votes, want.label, want.radius)
+        assert (found.engine.backend, found.engine.device, len(found.engine.plans)) == (
+            "tensorrt",
+            "cuda:0",
+            3,
+        )
+        assert found.sampler.name == f"{want.sampler.name}/cuda"
+        assert want.engine.plans == ()
+
+    def test_it_is_replayed_on_the_plans_that_it_names(self):
+        certificate = self.certify(open_backend("tensorrt"), demo.frames()[0])
+        assert replay(certificate, demo.load_bundle(), demo.frames()[0]).votes == certificate.votes
+
+    def test_more_than_the_plans_take_is_answered_in_smaller_chunks_with_the_same_votes(self):
+        found = self.certify(open_backend("tensorrt"), demo.frames()[9], batch_size=60)
+        assert found.batch_size <= BATCH
+        assert 60 % found.batch_size == 0
+        assert found.votes == self.certify(open_backend(), demo.frames()[9]).votes
+
+    def test_out_of_memory_halves_the_chunk_and_keeps_the_votes(self, library):
+        most = BATCH // 4
+        library.refuses = lambda sizes: "OutOfMemory" if sizes["batch"] > most and 3 in sizes else ""
+        found = self.certify(open_backend("tensorrt"), demo.frames()[9], batch_size=BATCH)
+        assert found.batch_size == most
+        assert found.votes == self.certify(open_backend(), demo.frames()[9]).votes
+
+    def test_the_kth_allocation_may_fail_for_every_k_and_the_votes_are_the_same(
+        self, emulated_driver, monkeypatch
+    ):
+        certifier = Certifier(
+            demo.load_bundle(),
+            sigma=0.5,
+            samples=8,
+            selection=4,
+            batch_size=4,
+            backend=open_backend("tensorrt"),
+        )
+        allocate = emulated_driver.cuMemAlloc
+
+        def certificate(failing):
+            """The certificate, and whether an allocation failed."""
+            made = iter(range(1000))
+            monkeypatch.setattr(
+                emulated_driver,
+                "cuMemAlloc",
+                lambda size: (OUT_OF_MEMORY, None) if next(made) == failing else allocate(size),
+            )
+            found = certifier.certify(demo.frames()[9], PROMPT, choices=("forward", "stop"), seed="5" * 32)
+            return found, next(made) > failing
+
+        whole, _ = certificate(1000)
+        for k in range(1000):
+            found, failed = certificate(k)
+            assert (found.votes, found.batch_size) == (whole.votes, 2 if failed else 4)
+            if not failed:
+                break
+        assert k > 20
+
+
+class TestLoad:
+    @pytest.mark.usefixtures("library")
+    def test_without_a_plan_the_error_says_how_to_make_it(self, demo_bundle):
+        with pytest.raises(
+            BackendError,
+            match=r"no plan of vision\.onnx for tensorrt 10\.3\.0 on Emulated GPU: `edgers build` makes it$",
+        ):
+            load(demo_bundle)
+
+    @pytest.mark.usefixtures("plans")
+    def test_another_library_is_told_from_the_one_that_built(self, library, demo_bundle):
+        library.module.__version__ = "10.16.0"
+        with pytest.raises(BackendError, match=r"built for library tensorrt 10\.3\.0 \(here tensorrt 10\.16"):
+            load(demo_bundle)
+
+    @pytest.mark.usefixtures("plans")
+    def test_a_plan_of_other_weights_is_not_taken(self, demo_bundle, tmp_path):
+        """The graph is the same to the last byte."""
+        folder = shutil.copytree(demo_bundle.path, tmp_path / "other")
+        content = bytearray((folder / "weights.bin").read_bytes())
+        content[0] ^= 1
+        (folder / "weights.bin").write_bytes(content)
+        manifest = (folder / "manifest.json").read_text()
+        old = next(file.sha256 for file in demo_bundle.manifest.files if file.path == "weights.bin")
+        (folder / "manifest.json").write_text(manifest.replace(old, hashlib.sha256(content).hexdigest()))
+        with pytest.raises(BackendError, match=r"no plan of vision\.onnx"):
+            load(Bundle.load(folder))
+
+    @pytest.mark.usefixtures("library")
+    def test_a_plan_that_is_not_what_was_built_is_not_loaded_and_built_anew(self, plans, demo_bundle, sizes):
+        file = plans[2].path / "plan.bin"
+        file.write_bytes(file.read_bytes()[:-1] + b"!")
+        with pytest.raises(BackendError, match=r"plan of decoder\.onnx in .* is damaged: `edgers build`"):
+            load(demo_bundle)
+        assert [new for _, new in build_plans(demo_bundle, "cuda:0", sizes)] == [False, False, True, False]
+        assert load(demo_bundle)
+
+    @pytest.mark.usefixtures("plans")
+    def test_a_plan_that_the_library_refuses_is_told_with_its_reason(self, demo_bundle, library):
+        library.plans.clear()
+        with pytest.raises(BackendError, match=r"cannot load the plan of vision\.onnx: .*magic tag"):
+            load(demo_bundle)
+
+    def test_the_record_names_the_plans(self, plans, demo_bundle):
+        model = load(demo_bundle)
+        record = model.backend.record("fp32")
+        assert (record.backend, record.provider, record.version) == ("tensorrt", "tensorrt", "10.3.0")
+        assert record.plans == tuple(plan.record.key for plan in plans[:3])
+        assert msgspec.json.decode(msgspec.json.encode(record))["plans"] == list(record.plans)
+
+    @pytest.mark.usefixtures("plans")
+    def test_no_weights_are_copied_for_it(self, demo_bundle, monkeypatch):
+        from edgers_engines.weights import Weights
+
+        monkeypatch.setattr(Weights, "folder", property(lambda _: pytest.fail("they are in the plan")))
+        load(demo_bundle)
+
+
+def test_the_number_of_the_way_to_build_is_part_of_a_plans_key(plans, demo_bundle, library, monkeypatch):
+    monkeypatch.setattr("edgers_engines.tensorrt.BUILDER", tensorrt_plan.BUILDER + 1)
+    with pytest.raises(BackendError, match=r"the last was built for builder 1 \(here 2\)"):
+        load(demo_bundle)
