@@ -25,6 +25,7 @@ _PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "cuda-bindings",
+    "tensorrt",
     "nvidia-cuda-nvrtc",
     "matplotlib",
     "torch",
@@ -56,6 +57,7 @@ def command(*, as_json: bool) -> int:
 
     What CUDA lacks is no problem: only --device cuda:N needs it.
     """
+    cuda = _cuda()
     versions = {name: version for name in _PACKAGES if (version := _version(name)) is not None}
     problems = _problems(versions)
     report = {
@@ -66,7 +68,8 @@ def command(*, as_json: bool) -> int:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "packages": versions,
         "providers": _providers(problems),
-        "cuda": _cuda(),
+        "cuda": cuda,
+        "tensorrt": _step(_tensorrt) if cuda["GPUs"].ok else Step(False, "not looked at without a GPU"),
         "problems": problems,
         "ok": not problems,
     }
@@ -198,6 +201,15 @@ def _demo_on_cuda() -> str:
     return "it loads on cuda:0 and passes its self-test"
 
 
+def _tensorrt() -> str:
+    from edgers_engines.plans import Plans
+    from edgers_engines.tensorrt import TensorRTBackend
+
+    target = TensorRTBackend("cuda:0").target
+    ready = [plan for plan in Plans().stored() if plan.record.target == target]
+    return f"{target.library} is there, with {len(ready)} plans for this GPU (`edgers build` makes them)"
+
+
 def _dotted(version: tuple[int, int]) -> str:
     return ".".join(map(str, version))
 
@@ -219,6 +231,8 @@ def _rows(report: dict[str, object]) -> Iterator[tuple[str, str]]:
                 ready = all(step.ok for step in value.values())
                 yield name, "ready" if ready else "not ready, which matters to --device cuda:N only"
                 yield from ((f"  {step}", found.text) for step, found in value.items())
+            case Step():
+                yield name, value.text
             case dict():
                 yield name, ", ".join(f"{key} {item}" for key, item in value.items())
             case list():

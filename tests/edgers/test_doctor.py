@@ -87,9 +87,11 @@ def test_a_machine_without_any_of_it_is_told_what_to_install_and_is_not_broken(m
     report = json.loads(out)
     assert (code, report["ok"], report["problems"]) == (0, True, [])
     assert report["cuda"]["driver"] == {"ok": False, "text": said["driver"]}
+    assert report["tensorrt"] == {"ok": False, "text": "not looked at without a GPU"}
     code, out = ended(capsys)
     assert code == 0
     assert "not ready, which matters to --device cuda:N only" in out
+    assert re.search(r"tensorrt +not looked at", out)
 
 
 def test_without_the_bindings_it_says_what_to_install_and_looks_at_the_rest():

@@ -132,6 +132,10 @@ class Emulated:
         return getattr(self.driver.thread, "context", None) == self.driver.CONTEXT
 
 
+def begun():
+    """A build has begun; for tests that interrupt it."""
+
+
 class Builder:
     def __init__(self, library, log):
         assert library.entered()
@@ -149,6 +153,7 @@ class Builder:
 
     def build_serialized_network(self, network, config):
         assert BuilderFlag.TF32 in config.cleared
+        begun()
         config.progress_monitor.phase_start("Emulated building", None, 2)
         for step in range(2):
             if not config.progress_monitor.step_complete("Emulated building", step):

@@ -6,15 +6,20 @@ That the library's real parser and builder take the graphs is shown in tests/exp
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import shutil
+import signal
 import sys
 
+import click
 import msgspec
 import numpy as np
 import pytest
 from cuda.bindings import driver
 
 from edgers import Certifier, demo
+from edgers.cli import cli, doctor
 from edgers.verify import replay
 from edgers_engines import self_test, tensorrt_plan
 from edgers_engines.bundle import Bundle
@@ -350,7 +355,54 @@ class TestLoad:
         load(demo_bundle)
 
 
+@pytest.mark.usefixtures("plans")
+def test_doctor_says_what_there_is_of_it():
+    assert doctor._tensorrt().startswith("tensorrt 10.3.0 is there, with 4 plans for this GPU")
+
+
 def test_the_number_of_the_way_to_build_is_part_of_a_plans_key(plans, demo_bundle, library, monkeypatch):
     monkeypatch.setattr("edgers_engines.tensorrt.BUILDER", tensorrt_plan.BUILDER + 1)
     with pytest.raises(BackendError, match=r"the last was built for builder 1 \(here 2\)"):
         load(demo_bundle)
+
+
+class TestCommands:
+    @staticmethod
+    def run(capsys, *arguments):
+        code = cli.main([*arguments], standalone_mode=False)
+        return code, capsys.readouterr().out
+
+    @pytest.mark.usefixtures("library")
+    def test_build_tells_what_it_built_and_then_what_was_there(self, capsys):
+        code, out = self.run(capsys, "build", "--max-batch", str(BATCH))
+        assert code == 0
+        assert re.search(r"^decoder\.onnx: 0\.0 MB, built in \d+\.\d s$", out, re.M)
+        assert f"They take up to {BATCH} samples at once and 176 positions" in " ".join(out.split())
+        _, out = self.run(capsys, "build", "--max-batch", str(BATCH), "--json")
+        report = json.loads(out)
+        assert [plan["new"] for plan in report["plans"]] == [False] * 4
+        assert report["folder"] == str(Plans().folder)
+
+    def test_engines_are_listed_and_removed(self, plans, capsys):
+        _, out = self.run(capsys, "engines", "list", "--json")
+        listed = {plan["key"] for plan in json.loads(out)["plans"]}
+        assert listed == {plan.record.key for plan in plans}
+        _, out = self.run(capsys, "engines", "list")
+        assert all(plan.record.key[:12] in out for plan in plans)
+        _, out = self.run(capsys, "engines", "prune", "--json")
+        assert {plan["key"] for plan in json.loads(out)["removed"]} == listed
+        assert Plans().stored() == []
+
+    @pytest.mark.usefixtures("library")
+    def test_an_interrupted_build_is_an_interruption_and_no_failure(self, monkeypatch, capsys):
+        started = []
+
+        def interrupt():
+            started.append(True)
+            signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr("tests.engines.emulated_tensorrt.begun", interrupt)
+        with pytest.raises(click.Abort):
+            self.run(capsys, "build")
+        assert started == [True]
+        assert Plans().stored() == []
