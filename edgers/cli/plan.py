@@ -44,6 +44,10 @@ CURVE_SAMPLES = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50
     help="With --curve, how p is spread over inputs: uniform:LOW:HIGH, beta:A:B, or a file of "
     f"probabilities, one a line or a JSON list  [default: {DISTRIBUTION}]",
 )
+@click.option("--memory", is_flag=True, help="Instead: what memory a bundle takes, and where it fits.")
+@click.option("--bundle", "bundle_path", type=PATH, help="With --memory, its directory; or the demo bundle.")
+@click.option("--profile", "profiles", multiple=True, help="With --memory, a kind of device  [default: all]")
+@click.option("--max-length", type=int, help="With --memory, positions of image, question and answer.")
 @json_option
 def command(
     *,
@@ -58,6 +62,10 @@ def command(
     plot: Path | None,
     curve: Path | None,
     distribution: str | None,
+    memory: bool,
+    bundle_path: Path | None,
+    profiles: tuple[str, ...],
+    max_length: int | None,
     as_json: bool,
 ) -> int:
     """Plan how many samples to draw, before drawing any.
@@ -65,7 +73,19 @@ def command(
     How many samples certify a target radius when the class has probability p: with a fixed number, and when
     stopping early. With --curve: which share of the average radius n samples keep. All figures are exact for
     independent samples and a class chosen beforehand; samples that choose it come on top.
+
+    With --memory: what a bundle takes of a device's memory, and how many samples can be answered at once on
+    kinds of devices that need not be there. That figure is a prediction.
     """
+    if memory:
+        if distribution is not None or any(
+            given not in (None, ()) for given in (sigma, target_radius, measured, plot, curve, probabilities)
+        ):
+            raise InputError("--memory goes with --bundle, --profile, --max-length and --json alone")
+        _memory(bundle_path, profiles, max_length, as_json=as_json)
+        return 0
+    if bundle_path is not None or profiles or max_length is not None:
+        raise InputError("--bundle, --profile and --max-length go with --memory")
     choices: dict[str, Any] = {"power": power, "batch": batch, "cap": cap}
     tuning = {name: value for name, value in choices.items() if value is not None}
     if curve is not None:
@@ -205,6 +225,32 @@ def _curve(path: Path, spread: str, alpha: float, *, as_json: bool) -> None:
         )
     title = f"p: {spread}; α = {alpha:g}"
     write_new(path, plot_curve(points, distribution, alpha, title, path.suffix[1:]))
+
+
+def _memory(path: Path | None, names: tuple[str, ...], positions: int | None, *, as_json: bool) -> None:
+    from edgers.demo import load_bundle
+    from edgers.report.memory import memory_sentence, memory_table
+    from edgers_engines.device_profile import device_profile, device_profiles
+    from edgers_engines.memory_plan import plan_memory
+
+    profiles = [device_profile(name) for name in names] or device_profiles()
+    bundle = load_bundle(path)
+    plan = plan_memory(bundle, positions)
+    if as_json:
+        devices = [
+            {
+                "profile": profile,
+                "free_bytes": profile.free_bytes,
+                "samples_at_once": plan.rows(profile.free_bytes),
+                "missing_bytes": plan.missing(profile.free_bytes),
+            }
+            for profile in profiles
+        ]
+        print_json({"bundle": bundle.digest, **asdict(plan), "sample": plan.sample, "devices": devices})
+        return
+    out = stdout()
+    out.print(memory_table(bundle.manifest, plan, profiles))
+    out.print(memory_sentence(bundle.manifest, plan), markup=False)
 
 
 def _check_target(path: Path | None) -> None:

@@ -34,8 +34,8 @@ def needed(manifest: Manifest) -> Memory:
     canvas = 3 * math.prod(manifest.preparation.canvas_size) * 4
     return Memory(
         weights=sum(file.size for file in manifest.files),
-        sample=2 * canvas + _row(manifest, sizes.max_length),
-        cache=_cache(manifest, sizes.max_length),
+        sample=2 * canvas + row_bytes(manifest, sizes.max_length),
+        cache=cache_bytes(manifest, sizes.max_length),
     )
 
 
@@ -52,7 +52,7 @@ def check(device: Device, manifest: Manifest, rows: int, length: int) -> None:
         MemoryError: cache, features, embeddings and logits exceed the device's free memory, or where it
             does not say, the machine's.
     """
-    wanted, there = rows * _row(manifest, length), device.free_bytes()
+    wanted, there = rows * row_bytes(manifest, length), device.free_bytes()
     if there is None:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if wanted > there:
@@ -62,13 +62,15 @@ def check(device: Device, manifest: Manifest, rows: int, length: int) -> None:
         )
 
 
-def _row(manifest: Manifest, length: int) -> int:
+def row_bytes(manifest: Manifest, length: int) -> int:
+    """What is held for each row of so many positions: cache, features, embeddings and logits."""
     sizes = manifest.dimensions
     embeddings = (sizes.image_tokens + length) * sizes.hidden * _item(manifest)
-    return _cache(manifest, length) + embeddings + 4 * sizes.vocabulary
+    return cache_bytes(manifest, length) + embeddings + 4 * sizes.vocabulary
 
 
-def _cache(manifest: Manifest, length: int) -> int:
+def cache_bytes(manifest: Manifest, length: int) -> int:
+    """The keys and values of a row of so many positions."""
     sizes = manifest.dimensions
     return 2 * sizes.layers * sizes.kv_heads * length * sizes.head_dim * _item(manifest)
 

@@ -14,6 +14,7 @@ import stat
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from edgers_engines.atomic import create, new_folder
 from edgers_engines.engine import Range
 from edgers_engines.errors import BackendError
 from edgers_engines.fields import Count, Name, NonNegative, Sha256
-from edgers_engines.files import read_regular
+from edgers_engines.files import open_regular, read_regular
 from edgers_engines.records import Record, parse
 
 MOST_BYTES = 64 << 30  # of all plans together; those that were used last stay
@@ -234,15 +235,17 @@ class Plans:
             )
 
 
-def read_plan(plan: Stored) -> bytes:
-    """A plan's bytes; it counts as used now.
+def read_plan(plan: Stored) -> mmap:
+    """A plan's bytes, mapped: where GPU and processor share a memory, they are not to lie in it twice.
+
+    The plan counts as used now.
 
     Raises:
         BackendError: they are not what was built.
     """
     record = plan.record
-    with suppress(OSError):
-        content = read_regular(plan.path / _PLAN, record.size)
+    with suppress(OSError, ValueError), open_regular(plan.path / _PLAN, record.size) as file:
+        content = mmap(file.fileno(), 0, access=ACCESS_READ)
         if hashlib.sha256(content).hexdigest() == record.sha256:
             os.utime(plan.path)
             return content

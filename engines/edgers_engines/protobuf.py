@@ -105,6 +105,10 @@ class Message:
         """How many bytes a field of bytes has; 0 when absent."""
         return sum(map(len, self._values.get(name, ())))
 
+    def content(self, name: str) -> bytes:
+        """The bytes of a field of bytes, or of a number of 4; none when absent."""
+        return b"".join(self._values.get(name, ()))
+
     def message(self, name: str) -> Message:
         """The one message of this field.
 

@@ -172,6 +172,7 @@ class Runtime:
 
     def deserialize_cuda_engine(self, plan):
         assert self.library.entered()
+        plan = bytes(plan)
         if plan not in self.library.plans:
             self.log.log(Severity.ERROR, "Error Code 1: Serialization (magic tag does not match)")
             return None

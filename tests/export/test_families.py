@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import numpy_helper
 
+from edgers_engines.graph_shapes import steps
 from edgers_export.bundle import export_bundle
 from edgers_export.parity import compare
 from tests.checkpoints import MINIATURES, write
@@ -14,14 +16,16 @@ from tests.export.case import PROMPTS, ROWS, STEPS, Case
 
 
 @pytest.fixture(scope="module", params=MINIATURES, ids=str)
-def checkpoint(request, tmp_path_factory):
-    return write(MINIATURES[request.param], tmp_path_factory.mktemp("family") / "checkpoint")
+def cases(request, tmp_path_factory):
+    """A family in both precisions."""
+    checkpoint = write(MINIATURES[request.param], tmp_path_factory.mktemp("family") / "checkpoint")
+    full = export_bundle(checkpoint, checkpoint.parent / "fp32")
+    half = export_bundle(checkpoint, checkpoint.parent / "fp16", precision="fp16")
+    return Case(full, checkpoint), Case(half, checkpoint)
 
 
-def test_all_greedy_tokens_equal_generate_and_in_half_precision_99_of_100(checkpoint):
-    folder = checkpoint.parent
-    full = Case(export_bundle(checkpoint, folder / "fp32"), checkpoint)
-    half = Case(export_bundle(checkpoint, folder / "fp16", precision="fp16"), checkpoint)
+def test_all_greedy_tokens_equal_generate_and_in_half_precision_99_of_100(cases):
+    full, half = cases
     equal = 0
     lengths = set()
     for prompt in PROMPTS:
@@ -32,6 +36,35 @@ def test_all_greedy_tokens_equal_generate_and_in_half_precision_99_of_100(checkp
         lengths.add(len(full.runtime.prompts.suffix(prompt)))
     assert len(lengths) == len(PROMPTS)
     assert equal >= 0.99 * len(PROMPTS) * ROWS * STEPS
+
+
+def test_the_type_and_shape_of_every_value_are_known_before_the_graph_runs(cases):
+    sizes = {"batch": 3, "seq": 5, "max_len": 40}
+    for bundle in (case.bundle for case in cases):
+        for _, graph in bundle.manifest.graphs.named():
+            known = dict(pair for step in steps(bundle.read(graph.file), sizes) for pair in step.outputs)
+            found = every_value(bundle, graph.file, sizes)
+            assert {name: (value.dtype, value.shape) for name, value in known.items()} == {
+                name: (str(array.dtype), array.shape) for name, array in found.items()
+            }
+            for name, value in known.items():
+                assert value.numbers is None or np.array_equal(value.numbers, found[name])
+
+
+def every_value(bundle, file, sizes):
+    """What each node of a graph writes, by ONNX Runtime, of inputs that are zero."""
+    model = onnx.load(bundle.path / file, load_external_data=False)
+    written = [name for node in model.graph.node for name in node.output if name]
+    del model.graph.output[:]
+    model.graph.output.extend(map(onnx.helper.make_empty_tensor_value_info, written))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    key = "session.model_external_initializers_file_folder_path"
+    options.add_session_config_entry(key, str(bundle.path))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    (graph,) = (graph for _, graph in bundle.manifest.graphs.named() if graph.file == file)
+    zeros = {t.name: np.zeros([sizes.get(size, size) for size in t.shape], t.dtype) for t in graph.inputs}
+    return dict(zip(written, session.run(None, zeros), strict=True))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,135 @@
+"""How much memory a bundle will need, and how many samples that leaves room for, before it is loaded.
+
+Weights, cache, features, embeddings and logits are exact. What a graph computes in is a prediction: the most
+that its values need at one time if none is computed in place, with the scores of an attention in float32, as
+runtimes have them that do not fuse it. A runtime that fuses more needs less; how it cuts its memory into
+pieces may need more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgers_engines import memory
+from edgers_engines.bundle import Bundle
+from edgers_engines.errors import InputError
+from edgers_engines.graph_shapes import Step, steps
+from edgers_engines.manifest import Manifest
+
+_VIEWS = frozenset({"Identity", "Reshape", "Squeeze", "Unsqueeze"})  # the same bytes under another shape
+_SCORE_BYTES = 4
+TEXT_POSITIONS = 128  # of a long question with its template
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Bytes.
+
+    Attributes:
+        weights: of all graphs.
+        positions: of the cache of each sample.
+        cache: keys and values of a sample.
+        held: all else that is held for a sample: noise, features, embeddings, logits.
+        computing: what the graphs compute in for a sample, predicted.
+    """
+
+    weights: int
+    positions: int
+    cache: int
+    held: int
+    computing: int
+
+    @property
+    def sample(self) -> int:
+        """For each sample that is answered at once."""
+        return self.cache + self.held + self.computing
+
+    def rows(self, free: int) -> int:
+        """How many samples can be answered at once in so many bytes; 0 where it is none.
+
+        Args:
+            free: what the device has left for a model.
+        """
+        return max(free - self.weights, 0) // self.sample
+
+    def missing(self, free: int) -> int:
+        """How many bytes more one sample at a time would need; 0 where it fits."""
+        return max(self.weights + self.sample - free, 0)
+
+
+def plan_memory(bundle: Bundle, positions: int | None = None) -> MemoryPlan:
+    """What a bundle needs.
+
+    Args:
+        bundle: verified bundle.
+        positions: of image, question and answer together; enough for a long question unless given.
+
+    Raises:
+        InputError: the model has fewer positions, or an image and an answer take more.
+        ValueError: a graph has an operator whose shapes are not known.
+    """
+    manifest, sizes = bundle.manifest, bundle.manifest.dimensions
+    least = sizes.image_tokens + manifest.decoding.max_new_tokens
+    length = min(least + TEXT_POSITIONS, sizes.max_length) if positions is None else positions
+    if not least <= length <= sizes.max_length:
+        raise InputError(f"{length} positions; this model takes {least} to {sizes.max_length}")
+    cache, row = memory.cache_bytes(manifest, length), memory.row_bytes(manifest, length)
+    return MemoryPlan(
+        weights=sum(file.size for file in manifest.files),
+        positions=length,
+        cache=cache,
+        held=row - cache + 2 * _canvas_bytes(manifest),
+        computing=max(
+            peak_bytes(bundle.read(manifest.graphs.vision.file), {"batch": 1}),
+            peak_bytes(
+                bundle.read(manifest.graphs.decoder.file),
+                {"batch": 1, "seq": length - manifest.decoding.max_new_tokens, "max_len": length},
+            ),
+        ),
+    )
+
+
+def peak_bytes(content: bytes, sizes: Mapping[str, int]) -> int:
+    """The most bytes that values within a graph, not its inputs and outputs, need at one time.
+
+    Args:
+        content: an ONNX file's bytes, which `read_graph` has checked.
+        sizes: of every free dimension, by name.
+
+    Raises:
+        ValueError: see `graph_shapes.steps`.
+    """
+    nodes = list(steps(content, sizes))
+    owner: dict[str, str] = {}  # of a view, the value whose bytes it shows
+    last: dict[str, int] = {}
+    for index, step in enumerate(nodes):
+        if step.operator in _VIEWS and step.inputs[0]:
+            source = step.inputs[0][0]
+            owner[step.outputs[0][0]] = owner.get(source, source)
+        for name, _ in filter(None, step.inputs):
+            last[owner.get(name, name)] = index
+    alive: dict[str, int] = {}
+    live = peak = 0
+    for index, step in enumerate(nodes):
+        for name, value in step.outputs:
+            if name not in owner and name in last:  # what nobody reads is an output of the graph
+                alive[name] = value.nbytes
+                live += value.nbytes
+        peak = max(peak, live + _scores(step))
+        for name in [name for name in alive if last[name] <= index]:
+            live -= alive.pop(name)
+    return peak
+
+
+def _scores(step: Step) -> int:
+    """What an attention's scores take, [batch, heads, positions, positions that are attended to]."""
+    if step.operator != "Attention":
+        return 0
+    query, keys = (value for _, value in filter(None, step.inputs[:2]))
+    return math.prod(query.shape[:-1]) * keys.shape[-2] * _SCORE_BYTES
+
+
+def _canvas_bytes(manifest: Manifest) -> int:
+    return 3 * math.prod(manifest.preparation.canvas_size) * 4
