@@ -6,9 +6,11 @@ lies in the host's memory (token ids, the mask) is copied by ONNX Runtime at eac
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +170,9 @@ def _open(ordinal: int | None) -> tuple[Device, dict[str, str]]:
         return Host(), {}
     from edgers_engines.cuda import Cuda
 
+    # CUDA and cuDNN out of NVIDIA's wheels lie on no search path. It prints what it does not find.
+    with redirect_stdout(io.StringIO()):
+        ort.preload_dlls()
     device = Cuda(ordinal)
     return device, {
         "device_id": str(ordinal),

@@ -238,6 +238,22 @@ class TestOpenBackend:
         with pytest.raises(BackendError, match=r"CUDAExecutionProvider was asked for.*CPUExecutionProvider"):
             open_backend(device="cuda:1").load(adder(), SIGNATURE, NOWHERE)
 
+    @pytest.mark.usefixtures("emulated_driver")
+    def test_cudas_libraries_are_loaded_first_and_what_that_prints_is_not_for_stdout(
+        self, monkeypatch, capsys
+    ):
+        loaded = []
+
+        def preload():
+            print("Failed to load libcudnn.so.9")  # noqa: T201  as ONNX Runtime does
+            loaded.append(True)
+
+        monkeypatch.setattr(backend_module.ort, "preload_dlls", preload)
+        monkeypatch.setattr(backend_module, "available_providers", lambda: ["CUDAExecutionProvider"])
+        assert open_backend(device="cuda:0").device.sampler.endswith("/cuda")
+        assert loaded == [True]
+        assert capsys.readouterr().out == ""
+
     def test_the_record_says_what_runs(self, backend):
         record = backend.record("fp32")
         assert (record.backend, record.device, record.provider) == (
