@@ -35,6 +35,7 @@ _COMMANDS = {
     "collect": "Write what a bundle answers about noisy images into a file.",
     "ready": "Oracles and labelled answers that come with edgers.",
     "ablate-oracles": "Compare oracles on the same stored answers.",
+    "compare-bundles": "Compare two bundles on the same noise: tokens, votes, radii.",
     "lint-rules": "Find rules that no answer ever reaches.",
     "distill": "Train an oracle on labelled answers (workstation).",
     "inject-oracle-errors": "What oracle errors do to the certificates of each mode.",

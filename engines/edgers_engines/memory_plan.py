@@ -114,7 +114,7 @@ def peak_bytes(content: bytes, sizes: Mapping[str, int]) -> int:
     live = peak = 0
     for index, step in enumerate(nodes):
         for name, value in step.outputs:
-            if name not in owner and name in last:  # what nobody reads is an output of the graph
+            if name in last:  # views are not, nor what nobody reads, which is an output of the graph
                 alive[name] = value.nbytes
                 live += value.nbytes
         peak = max(peak, live + _scores(step))
