@@ -109,6 +109,11 @@ class Cuda(Device):
         _driver("cuMemcpyHtoDAsync", target.pointer, source.ctypes.data, source.nbytes, self.stream)
         self._wait()  # until then `source` must live
 
+    def copy(self, source: DeviceArray, target: DeviceArray) -> None:
+        """Copy an array of this device onto one of its size."""
+        self.enter()
+        _driver("cuMemcpyDtoDAsync", target.pointer, source.pointer, source.nbytes, self.stream)
+
     def get(self, source: DeviceArray) -> Array:
         """A copy in the host's memory."""
         self.enter()

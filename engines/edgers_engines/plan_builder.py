@@ -136,6 +136,7 @@ def build_plans(
                     profiles=shapes,
                     sha256=hashlib.sha256(made.content).hexdigest(),
                     size=len(made.content),
+                    in_place=made.in_place,
                     seconds=time.perf_counter() - begun,
                 )
                 plan = unproven.publish(record, made.content)

@@ -75,6 +75,7 @@ class PlanRecord(Record, frozen=True, kw_only=True):
         profiles: the sizes that it takes.
         sha256: of the plan.
         size: bytes of the plan.
+        in_place: whether a KV cache comes out where it went in.
         seconds: that building took.
     """
 
@@ -83,6 +84,7 @@ class PlanRecord(Record, frozen=True, kw_only=True):
     profiles: tuple[dict[str, Range], ...]
     sha256: Sha256
     size: Count
+    in_place: bool
     seconds: NonNegative
 
     @property

@@ -149,7 +149,7 @@ class Message:
         return field
 
 
-Edit = Callable[[memoryview], bytes | None]
+Edit = Callable[[memoryview], "bytes | list[bytes] | None"]
 
 
 def edited(content: memoryview, schema: Schema, edits: Mapping[str, Edit]) -> bytes:
@@ -158,25 +158,37 @@ def edited(content: memoryview, schema: Schema, edits: Mapping[str, Edit]) -> by
     Args:
         content: of a message that `Message` has read.
         schema: the fields it may have.
-        edits: by a field's name: what becomes of each occurrence, or None where it is left out.
+        edits: by a field's name: what becomes of each occurrence; several, or None where it is left out.
     """
     parts: list[bytes | memoryview] = []
     position = 0
     while position < len(content):
         start = position
         key, position = _varint(content, position, "message")
-        field = schema[key >> 3]
-        value, position = _value(content, position, field.name, field.kind)
-        if field.name not in edits:
+        known = schema[key >> 3]
+        value, position = _value(content, position, known.name, known.kind)
+        if known.name not in edits:
             parts.append(content[start:position])
-        elif (changed := edits[field.name](value)) is not None:
-            parts += [_number(key), _number(len(changed)), changed]
+            continue
+        changed = edits[known.name](value)
+        for one in [changed] if isinstance(changed, bytes) else changed or []:
+            parts += [_number(key), _number(len(one)), one]
     return b"".join(parts)
 
 
-def one_number(number: int, value: int) -> bytes:
-    """A message whose one field, of this number, holds a number that is not negative."""
-    return _number(number << 3 | VARINT) + _number(value)
+def message(*fields: bytes) -> bytes:
+    """A message of fields that `field` has written."""
+    return b"".join(fields)
+
+
+def field(number: int, value: int | str | bytes, *, fixed: bool = False) -> bytes:
+    """A field of this number: a number, a text, a message, or, fixed, 4 bytes."""
+    if isinstance(value, int):
+        return _number(number << 3 | VARINT) + _number(value & (1 << 64) - 1)
+    content = value.encode() if isinstance(value, str) else value
+    if fixed:
+        return _number(number << 3 | FIXED32) + content
+    return _number(number << 3 | DELIMITED) + _number(len(content)) + content
 
 
 def _number(value: int) -> bytes:

@@ -19,7 +19,7 @@ from edgers_engines.engine import Backend, Engine, EngineRecord, Range
 from edgers_engines.errors import BackendError, InputError
 from edgers_engines.graph_record import Graph, Tensor
 from edgers_engines.manifest import Precision
-from edgers_engines.plans import Plans, Source, Stored, Target, read_plan
+from edgers_engines.plans import PlanRecord, Plans, Source, Stored, Target, read_plan
 from edgers_engines.tensorrt_plan import BUILDER, Profile, logger, named, open_tensorrt
 from edgers_engines.weights import Weights
 
@@ -74,7 +74,7 @@ class TensorRTBackend(Backend):
                 f"{self._log.said or 'it gives no reason'}; `edgers build` makes it anew"
             )
         try:
-            loaded = TensorRTEngine(engine, graph, plan.record.profiles, self)
+            loaded = TensorRTEngine(engine, graph, plan.record, self)
         except MemoryError:
             raise BackendError(
                 f"the GPU has no memory left for the plan of {graph.file}: end other programs, or give "
@@ -107,11 +107,12 @@ class TensorRTEngine(Engine):
         self,
         engine: Any,  # noqa: ANN401  a library without types
         graph: Graph,
-        profiles: Sequence[Profile],
+        record: PlanRecord,
         backend: TensorRTBackend,
     ) -> None:
-        super().__init__(graph, _limits(profiles))
-        self._engine, self._backend, self._profiles = engine, backend, profiles
+        super().__init__(graph, _limits(record.profiles))
+        self._engine, self._backend, self._profiles = engine, backend, record.profiles
+        self._in_place = record.in_place
         found = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
         listed = {tensor.name for tensor in (*graph.inputs, *graph.outputs)}
         if found != listed:
@@ -122,7 +123,7 @@ class TensorRTEngine(Engine):
         self._aliases = {name: other for name in listed if (other := _aliased(engine, name))}
         backend._scratch.hold(int(engine.device_memory_size_v2))
         strategy = backend._library.ExecutionContextAllocationStrategy.USER_MANAGED
-        self._contexts = [engine.create_execution_context(strategy) for _ in profiles]
+        self._contexts = [engine.create_execution_context(strategy) for _ in record.profiles]
         for index, context in enumerate(self._contexts):
             if context is None or not context.set_optimization_profile_async(index, backend.device.stream):
                 raise MemoryError
@@ -131,7 +132,11 @@ class TensorRTEngine(Engine):
     def _run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         device, context = self._backend.device, self._contexts[self._profile(inputs)]
         self._backend._log.said = ""
-        places = {name: self._place(name, array) for name, array in (*inputs.items(), *outputs.items())}
+        places = {name: self._place(name, array) for name, array in inputs.items()}
+        shared = set() if self._in_place else {place.pointer for place in places.values()}
+        for name, array in outputs.items():
+            own = isinstance(array, DeviceArray) and array.pointer in shared
+            places[name] = self._held(name, array) if own else self._place(name, array)
         for output, other in self._aliases.items():
             if places[output].pointer != places[other].pointer:
                 raise InputError(f"{self.graph.file}: {output} and {other} must be the same memory")
@@ -147,6 +152,8 @@ class TensorRTEngine(Engine):
         for name, array in outputs.items():
             if isinstance(array, np.ndarray):
                 array[...] = device.get(places[name])
+            elif array.pointer != places[name].pointer:
+                device.copy(places[name], array)
 
     def _profile(self, inputs: Mapping[str, Buffer]) -> int:
         """The first profile that takes these sizes."""
@@ -159,9 +166,11 @@ class TensorRTEngine(Engine):
         )
 
     def _place(self, name: str, array: Buffer) -> DeviceArray:
-        """Where the plan reads or writes an array: where it lies, or memory of the engine's own."""
-        if isinstance(array, DeviceArray):
-            return array
+        """Where the plan reads or writes an array: where it lies, if that is on the device."""
+        return array if isinstance(array, DeviceArray) else self._held(name, array)
+
+    def _held(self, name: str, array: Buffer) -> DeviceArray:
+        """Memory of the engine's own, for an array of this shape."""
         device, held = self._backend.device, self._moved.get(name)
         if held is None or held.nbytes < array.nbytes:
             held = self._moved[name] = device.empty((array.nbytes,), np.uint8)

@@ -23,7 +23,7 @@ from edgers_engines.onnx_schema import (
     TYPE,
     VALUE,
 )
-from edgers_engines.protobuf import Edit, Message, Schema, edited, one_number
+from edgers_engines.protobuf import Edit, Message, Schema, edited, field, message
 
 _NONPAD = 6  # which input of Attention nonpad_kv_seqlen is
 _DIM_VALUE = 1
@@ -43,7 +43,7 @@ def tensorrt_graph(content: bytes, name: str, sizes: Mapping[str, int]) -> bytes
 
     def dimension(content: memoryview) -> bytes:
         free = Message(content, "dim", DIMENSION).text("dim_param")
-        return one_number(_DIM_VALUE, sizes[free]) if free in sizes else bytes(content)
+        return message(field(_DIM_VALUE, sizes[free])) if free in sizes else bytes(content)
 
     value = _inside(dimension, (VALUE, "type"), (TYPE, "tensor_type"), (TENSOR_TYPE, "shape"), (SHAPE, "dim"))
 

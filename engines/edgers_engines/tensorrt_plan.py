@@ -17,6 +17,7 @@ from edgers_engines.engine import Range
 from edgers_engines.errors import BackendError
 from edgers_engines.graph_record import Graph
 from edgers_engines.onnx_graph import read_graph
+from edgers_engines.plain_operators import PLAIN, plain
 from edgers_engines.tensorrt_graph import tensorrt_graph
 
 # JetPack and NVIDIA's packages bring the first; TensorRT for RTX the second; its wheels the third.
@@ -37,10 +38,12 @@ class Plan(NamedTuple):
     Attributes:
         content: what the library loads; of the version that built it, for the kind of GPU it was built for.
         timings: what was measured of kernels, which makes the next build on this machine quicker.
+        in_place: whether a KV cache comes out where it went in; else it must come out elsewhere.
     """
 
     content: bytes
     timings: bytes
+    in_place: bool
 
 
 def open_tensorrt() -> Any:  # noqa: ANN401  a module of which no types are published
@@ -87,15 +90,16 @@ def build_plan(
     builder = library.Builder(log)
     network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = library.OnnxParser(network, log)
-    if lacking := [
-        name for name in sorted(read_graph(content).operators) if not parser.supports_operator(name)
-    ]:
+    lacking = {name for name in read_graph(content).operators if not parser.supports_operator(name)}
+    if unknown := sorted(lacking - PLAIN.keys()):
         raise BackendError(
-            f"{graph.file} needs {', '.join(lacking)}, which {named(library)} does not have: take a later "
-            "TensorRT (10.15 is the first with a KV cache in place), or --backend onnxruntime"
+            f"{graph.file} needs {', '.join(unknown)}, which {named(library)} does not have: take a later "
+            "TensorRT, or --backend onnxruntime"
         )
-    pinned = tensorrt_graph(content, graph.file, _pinned(profiles))
-    if not parser.parse(pinned, str(weights / graph.file)):
+    taken = tensorrt_graph(content, graph.file, _pinned(profiles))
+    if lacking:
+        taken = _plain(taken, graph.file, profiles, lacking)
+    if not parser.parse(taken, str(weights / graph.file)):
         raise BackendError(f"{named(library)} cannot read {graph.file}: {_errors(parser)}")
     _let_decompose(library, network)
     config = builder.create_builder_config()
@@ -109,7 +113,8 @@ def build_plan(
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BackendError(f"{named(library)} cannot build {graph.file}: {log.said or 'it gives no reason'}")
-    return Plan(bytes(plan), bytes(config.get_timing_cache().serialize()) if timed else b"")
+    measured = bytes(config.get_timing_cache().serialize()) if timed else b""
+    return Plan(bytes(plan), measured, in_place="TensorScatter" not in lacking)
 
 
 def named(library: Any) -> str:  # noqa: ANN401  as above
@@ -124,6 +129,16 @@ def _pinned(profiles: Sequence[Profile]) -> dict[str, int]:
         for name, first in profiles[0].items()
         if all(profile[name] == Range(first.least, first.least, first.least) for profile in profiles)
     }
+
+
+def _plain(content: bytes, name: str, profiles: Sequence[Profile], operators: set[str]) -> bytes:
+    sizes = {dimension: size.likely for dimension, size in profiles[0].items()}
+    try:
+        return plain(content, sizes, operators)
+    except ValueError as error:
+        raise BackendError(
+            f"{name} cannot be written without {', '.join(sorted(operators))}: {error}"
+        ) from None
 
 
 def _let_decompose(library: Any, network: Any) -> None:  # noqa: ANN401  as above

@@ -192,6 +192,12 @@ class EmulatedDriver:
         return self._enqueue(stream, self._copy, self._bytes(target, size), source)
 
     @_entered
+    def cuMemcpyDtoDAsync(self, target, source, size, stream):
+        return self._enqueue(
+            stream, self._copy, self._bytes(target, size), self._bytes(source, size).ctypes.data
+        )
+
+    @_entered
     def cuMemcpyDtoHAsync(self, target, source, size, stream):
         view = self._bytes(source, size)
         return self._enqueue(stream, lambda: ctypes.memmove(target, view.ctypes.data, size))

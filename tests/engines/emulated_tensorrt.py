@@ -83,12 +83,13 @@ class Config:
 
 class OnnxParser:
     num_errors = 0
+    lacks = ()
 
     def __init__(self, network, log):
         self.network = network
 
     def supports_operator(self, name):
-        return True
+        return name not in self.lacks
 
     def parse(self, content, path):
         options = onnxruntime.SessionOptions()
@@ -98,6 +99,12 @@ class OnnxParser:
         self.network.session = onnxruntime.InferenceSession(content, options)
         self.network.content = content
         return True
+
+
+class OldParser(OnnxParser):
+    """As JetPack 6's."""
+
+    lacks = "Attention", "RMSNormalization", "RotaryEmbedding", "TensorScatter"
 
 
 class Emulated:
@@ -190,7 +197,8 @@ class CudaEngine:
         return self.names[index]
 
     def get_aliased_input_tensor(self, name):
-        return name.replace("present", "past") if name.startswith("present") else ""
+        in_place = self.library.module.OnnxParser is OnnxParser
+        return name.replace("present", "past") if name.startswith("present") and in_place else ""
 
     def create_execution_context(self, strategy):
         assert strategy is ExecutionContextAllocationStrategy.USER_MANAGED
@@ -249,6 +257,10 @@ class Context:
             other = engine.get_aliased_input_tensor(name)
             if other and self.addresses[name] != self.addresses[other]:
                 return f"{name} is not where {other} is"
+        if not any(map(engine.get_aliased_input_tensor, engine.names)):
+            places = [self.addresses[name] for name in engine.names]
+            if len(set(places)) < len(places):
+                return "an input and an output are in one place"
         return ""
 
     def _compute(self, views):

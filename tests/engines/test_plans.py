@@ -27,6 +27,7 @@ def record(content, *, seconds=1.0, **options):
         profiles=PROFILES,
         sha256=hashlib.sha256(content).hexdigest(),
         size=len(content),
+        in_place=True,
         seconds=seconds,
     )
 

@@ -31,7 +31,7 @@ from edgers_engines.plan_builder import Sizes, build_plans
 from edgers_engines.plans import Plans
 from edgers_engines.tensorrt import TensorRTBackend
 from edgers_engines.vlm import Question, VisionLanguageModel
-from tests.engines.emulated_tensorrt import Emulated
+from tests.engines.emulated_tensorrt import Emulated, OldParser
 
 OUT_OF_MEMORY = driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
 PROMPT = "what should the robot do?"
@@ -295,6 +295,25 @@ class TestCertificate:
             if not failed:
                 break
         assert k > 20
+
+
+class TestOldLibrary:
+    """One that lacks the operators of opset 23 and 24: the graphs are written out, the cache is copied."""
+
+    def test_the_answers_are_those_of_onnx_runtime(self, library, demo_bundle, demo_model, sizes):
+        library.module.OnnxParser = OldParser
+        built = build_plans(demo_bundle, "cuda:0", sizes)
+        assert [plan.record.in_place for plan, _ in built] == [True, True, False, True]
+        model, canvases = load(demo_bundle), noisy(demo.frames()[9], 13)
+        assert ask(model, canvases) == ask(demo_model, canvases)
+
+    def test_an_operator_that_cannot_be_written_out_is_told_before_the_build(
+        self, library, demo_bundle, sizes, monkeypatch
+    ):
+        monkeypatch.setattr(OldParser, "lacks", ("Gather", "Attention"))
+        library.module.OnnxParser = OldParser
+        with pytest.raises(BackendError, match=r"embed\.onnx needs Gather, which tensorrt 10\.3\.0 does not"):
+            build_plans(demo_bundle, "cuda:0", sizes)
 
 
 class TestLoad:

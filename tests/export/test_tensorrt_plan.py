@@ -11,6 +11,7 @@ from edgers_engines import tensorrt_plan
 from edgers_engines.engine import Range
 from edgers_engines.errors import BackendError
 from edgers_engines.onnx_graph import read_graph
+from edgers_engines.plain_operators import PLAIN
 from edgers_engines.plan_builder import Sizes, profiles
 from edgers_engines.tensorrt_graph import tensorrt_graph
 from edgers_engines.tensorrt_plan import build_plan, open_tensorrt
@@ -151,19 +152,34 @@ def test_a_graph_that_gives_attention_its_lengths_by_nonpad_kv_seqlen_is_refused
         tensorrt_graph(content, "decoder.onnx", {})
 
 
-def test_a_library_without_an_operator_is_told_before_it_fails(half, monkeypatch):
-    """As JetPack 6's, whose parser is of TensorRT 10.3."""
-    library = open_tensorrt()
+def lacking(library, *operators):
+    """The library with a parser that takes none of these, as JetPack 6's does."""
 
     class Old(library.OnnxParser):
         def supports_operator(self, name):
-            return name != "TensorScatter"
+            return name not in operators
 
-    old = like(library, OnnxParser=Old, __version__="10.3.0")
+        def parse(self, content, path):
+            found = {node.op_type for node in onnx.load_from_string(content).graph.node}
+            assert not found & set(operators)
+            return super().parse(content, path)
+
+    return like(library, OnnxParser=Old, __version__="10.3.0")
+
+
+@pytest.mark.parametrize("name", ["vision", "decoder"])
+def test_a_library_without_the_newest_operators_gets_them_written_out(half, monkeypatch, name):
+    old = lacking(open_tensorrt(), *PLAIN)
     monkeypatch.setattr(tensorrt_plan, "open_tensorrt", lambda: old)
-    with pytest.raises(
-        BackendError, match=r"decoder.onnx needs TensorScatter, which .*10\.3\.0 does not have"
-    ):
+    plan = build(half, f"graphs.{name}")
+    assert len(plan.content) > 100_000
+    assert plan.in_place == (name == "vision")
+
+
+def test_a_library_without_an_operator_that_has_no_other_form_is_told_before_it_fails(half, monkeypatch):
+    old = lacking(open_tensorrt(), "MatMul")
+    monkeypatch.setattr(tensorrt_plan, "open_tensorrt", lambda: old)
+    with pytest.raises(BackendError, match=r"decoder\.onnx needs MatMul, which .*10\.3\.0 does not have"):
         build(half, "graphs.decoder")
 
 
