@@ -398,7 +398,7 @@ class Certifier:
                 smallest=poll.smallest_margin if math.isfinite(poll.smallest_margin) else None,
             ),
             bundle_digest=self.bundle.digest,
-            engine=self.model.backend.record(manifest.precision),
+            engine=self.model.engine_record(judge.record.name),
             decoding=DecodingRecord(
                 method="greedy",
                 constrained=judge.constraint is not None,

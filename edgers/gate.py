@@ -167,12 +167,13 @@ class Gate:
     def _measured(self) -> float:
         """Seconds a sample takes, from one batch of grey canvases that is answered with one token."""
         model = self._certifier.model
-        question = Question(model, "?", rows=DEFAULT_LOOK, max_new_tokens=1)
+        rows = min(DEFAULT_LOOK, model.max_rows)
+        question = Question(model, "?", rows=rows, max_new_tokens=1)
         height, width = model.bundle.manifest.preparation.canvas_size
-        grey = np.full((DEFAULT_LOOK, 3, height, width), 0.5, np.float32)
+        grey = np.full((rows, 3, height, width), 0.5, np.float32)
         start = time.monotonic()
         question.answers(grey)
-        return (time.monotonic() - start) / DEFAULT_LOOK
+        return (time.monotonic() - start) / rows
 
     def _ticket(self) -> int:
         with self._counting:  # or of two calls at once the older could be left as the newest

@@ -187,7 +187,9 @@ def replay(
         progress(samples)
 
     try:
-        backend = open_backend(c.engine.backend, device=c.engine.device, threads=_threads(c))
+        backend = open_backend(
+            c.engine.backend, device=c.engine.device, threads=_threads(c), plans=c.engine.plans
+        )
         name = _find_oracle(c, bundle, oracle, backend)
         certifier = Certifier(
             bundle,
@@ -220,7 +222,12 @@ def replay(
     for field in _REPLAYED:
         was, now = getattr(c, field), getattr(again, field)
         if not _agree(was, now):
-            raise CertificateError(f"the replay does not agree: {field} was {_short(was)}, is {_short(now)}")
+            others = (
+                "" if again.engine.plans == c.engine.plans else "; it ran other plans than were certified"
+            )
+            raise CertificateError(
+                f"the replay does not agree: {field} was {_short(was)}, is {_short(now)}{others}"
+            )
     return again
 
 

@@ -38,14 +38,14 @@ def command(
     """
     from edgers.demo import load_bundle
     from edgers_engines.plan_builder import Sizes, build_plans
-    from edgers_engines.plans import MOST_BYTES, Plans
+    from edgers_engines.plans import Plans
 
     bundle = load_bundle(path)
     sizes = Sizes.of(bundle.manifest, max_batch, max_length)
     with _progress() as progress:
         built = build_plans(bundle, device, sizes, progress)
     plans = Plans()
-    removed = plans.prune(MOST_BYTES)
+    removed = plans.prune(keep=[one.plan.record.key for one in built])
     if as_json:
         keys = [plan.record.key for plan in removed]
         print_json({"folder": str(plans.folder), "plans": [_record(one) for one in built], "removed": keys})
@@ -55,6 +55,8 @@ def command(
         record = plan.record
         how = f"built in {record.seconds:.1f} s" if new else "was there already"
         out.print(f"{record.source.graph}: {record.size / 1e6:.1f} MB, {how}", markup=False)
+    for plan in removed:
+        out.print(f"removed, not used for longest: a plan of {plan.record.source.graph}", markup=False)
     out.print(
         f"They take up to {sizes.max_batch} samples at once and {sizes.max_length} positions, and lie in "
         f"{plans.folder}. Use them with --backend tensorrt --device {device}.",
@@ -91,6 +93,7 @@ def _progress() -> Iterator[Progress]:
         try:
             yield tell
         except EdgersError:
-            if interrupted():
-                raise KeyboardInterrupt from None  # which is why the library gave up
-            raise
+            if not interrupted():
+                raise
+        if interrupted():
+            raise KeyboardInterrupt  # which is why the library gave up, if it did

@@ -58,7 +58,7 @@ def list_plans(*, as_json: bool) -> int:
 @json_option
 def prune(*, keep_gb: float, as_json: bool) -> int:
     """Remove plans, those first that were not used for longest."""
-    removed = Plans().prune(int(keep_gb * 1e9))
+    removed = Plans().prune(int(keep_gb * 1e9), unproven=True)
     if as_json:
         print_json({"removed": [_record(plan) for plan in removed]})
     else:

@@ -231,7 +231,7 @@ def _memory(path: Path | None, names: tuple[str, ...], positions: int | None, *,
     from edgers.demo import load_bundle
     from edgers.report.memory import memory_sentence, memory_table
     from edgers_engines.device_profile import device_profile, device_profiles
-    from edgers_engines.memory_plan import plan_memory
+    from edgers_engines.memory_plan import fewest_positions, plan_memory
 
     profiles = [device_profile(name) for name in names] or device_profiles()
     bundle = load_bundle(path)
@@ -249,7 +249,8 @@ def _memory(path: Path | None, names: tuple[str, ...], positions: int | None, *,
         print_json({"bundle": bundle.digest, **asdict(plan), "sample": plan.sample, "devices": devices})
         return
     out = stdout()
-    out.print(memory_table(bundle.manifest, plan, profiles))
+    shortest = plan_memory(bundle, fewest_positions(bundle.manifest))
+    out.print(memory_table(bundle.manifest, plan, shortest, profiles))
     out.print(memory_sentence(bundle.manifest, plan), markup=False)
 
 

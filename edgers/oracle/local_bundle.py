@@ -48,8 +48,9 @@ class TextBundle:
         for place, each in readable.items():
             alike[len(each.tokens), each.choices.tokens].append(place)
         for places in alike.values():
-            for start in range(0, len(places), ROWS):
-                part = places[start : start + ROWS]
+            rows = min(ROWS, self._model.max_rows)
+            for start in range(0, len(places), rows):
+                part = places[start : start + rows]
                 found = self._replies([readable[place] for place in part])
                 for place, reply in zip(part, found, strict=True):
                     replies[place] = reply

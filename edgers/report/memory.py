@@ -14,8 +14,17 @@ from edgers_engines.memory_plan import MemoryPlan
 _MOST_ROWS = 4096  # what is said where more fit than anybody answers at once
 
 
-def memory_table(manifest: Manifest, plan: MemoryPlan, profiles: Sequence[DeviceProfile]) -> Table:
-    """One line for each kind of device: what is free there, and how many samples it answers at once."""
+def memory_table(
+    manifest: Manifest, plan: MemoryPlan, shortest: MemoryPlan, profiles: Sequence[DeviceProfile]
+) -> Table:
+    """One line for each kind of device: what is free there, and how many samples it answers at once.
+
+    Args:
+        manifest: the bundle's.
+        plan: what it takes.
+        shortest: the same for the shortest question.
+        profiles: the kinds.
+    """
     table = Table("profile", box=box.SIMPLE)
     for name in ("memory", "free", "samples at once"):
         table.add_column(name, justify="right")
@@ -23,7 +32,11 @@ def memory_table(manifest: Manifest, plan: MemoryPlan, profiles: Sequence[Device
     for profile in profiles:
         free, rows = profile.free_bytes, plan.rows(profile.free_bytes)
         said = f"{_MOST_ROWS} or more" if rows >= _MOST_ROWS else str(rows) if rows else "none"
-        remedy = "" if rows else f"{_size(plan.missing(free))} too little: {_remedy(manifest, plan, free)}"
+        remedy = (
+            ""
+            if rows
+            else f"{_size(plan.missing(free))} too little: {_remedy(manifest, plan, shortest, free)}"
+        )
         sizes = _size(profile.memory_bytes), _size(free)
         table.add_row(profile.name, *sizes, said, remedy)
     return table
@@ -40,10 +53,10 @@ def memory_sentence(manifest: Manifest, plan: MemoryPlan) -> str:
     )
 
 
-def _remedy(manifest: Manifest, plan: MemoryPlan, free: int) -> str:
+def _remedy(manifest: Manifest, plan: MemoryPlan, shortest: MemoryPlan, free: int) -> str:
     """What would make it fit."""
-    if plan.weights + plan.sample - plan.cache < free:
-        return "a smaller --max-length"
+    if shortest.rows(free):
+        return f"a smaller --max-length, {shortest.positions} at least"
     if manifest.precision == "fp32" and plan.weights // 2 + plan.sample // 2 < free:
         return "export with --precision fp16"
     return "a smaller model, or narrower weights"

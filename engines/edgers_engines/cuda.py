@@ -34,6 +34,7 @@ _SOURCE = Path(__file__).with_name("kernels.cu")
 _KERNELS = ("noisy_copies", "copy_rows", "top_of_segments", "top_of_rows")
 _THREADS = 256
 _SEGMENTS = 128
+_MULTIPROCESSORS = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 _TOP = np.dtype([("best", "f4"), ("second", "f4"), ("token", "i4"), ("finite", "i4")])
 _UNIT = 2  # bytes that copy_rows moves at once
 _NO_DRIVER = "NVIDIA's driver is not on this machine: install it"
@@ -48,11 +49,13 @@ class Gpu:
         name: its maker's.
         memory_bytes: all it has.
         capability: compute capability, major and minor.
+        multiprocessors: how many it has; several GPUs share a name.
     """
 
     name: str
     memory_bytes: int
     capability: tuple[int, int]
+    multiprocessors: int
 
 
 class Cuda(Device):
@@ -75,7 +78,7 @@ class Cuda(Device):
             names = ", ".join(f"cuda:{number} ({gpu.name})" for number, gpu in enumerate(there))
             raise BackendError(f"there is no cuda:{ordinal}; this machine has {names}")
         self._ordinal, self.gpu = ordinal, there[ordinal]
-        self.driver = _dotted(_version(_driver("cuDriverGetVersion")))
+        self.cuda = _dotted(_version(_driver("cuDriverGetVersion")))  # the newest that the driver runs
         code = compiled(*there[ordinal].capability)
         handle = _driver("cuDeviceGet", ordinal)
         self._context = _driver("cuDevicePrimaryCtxRetain", handle)  # the one ONNX Runtime uses
@@ -301,10 +304,19 @@ def gpus() -> list[Gpu]:
     return [_gpu(_driver("cuDeviceGet", ordinal)) for ordinal in range(_driver("cuDeviceGetCount"))]
 
 
+def driver_version() -> str:
+    """The version of NVIDIA's driver, where the system tells it."""
+    try:
+        return Path("/sys/module/nvidia/version").read_text().strip()
+    except OSError:
+        return "unknown"
+
+
 def _gpu(handle: object) -> Gpu:
     name = _driver("cuDeviceGetName", 256, handle).split(b"\0")[0].decode()
     major, minor = _driver("cuDeviceComputeCapability", handle)
-    return Gpu(name, int(_driver("cuDeviceTotalMem", handle)), (major, minor))
+    count = _driver("cuDeviceGetAttribute", _MULTIPROCESSORS, handle)
+    return Gpu(name, int(_driver("cuDeviceTotalMem", handle)), (major, minor), int(count))
 
 
 def _version(number: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ BACKENDS = ("onnxruntime", "tensorrt")
 
 
 class EngineRecord(Record, frozen=True, kw_only=True):
-    """What ran the graphs; goes into the certificate. `plans` are the keys of those that were loaded."""
+    """What ran the graphs; goes into the certificate. `plans` are the SHA-256 of those that did, if any."""
 
     backend: str
     version: str
@@ -52,10 +52,13 @@ class Engine(ABC):
     Args:
         graph: its record in the manifest.
         limits: the sizes that it takes, by a free dimension's name; those that are not named have any size.
+        plan: SHA-256 of the machine code that it runs, where it was built beforehand.
     """
 
-    def __init__(self, graph: Graph, limits: Mapping[str, Range] | None = None) -> None:
-        self.graph, self.limits = graph, limits or {}
+    def __init__(
+        self, graph: Graph, limits: Mapping[str, Range] | None = None, plan: str | None = None
+    ) -> None:
+        self.graph, self.limits, self.plan = graph, limits or {}, plan
 
     def fitting(self, dimension: str, size: int) -> int:
         """The smallest size of a free dimension that is at least this one, and that the engine takes.
@@ -121,8 +124,8 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def record(self, precision: Precision) -> EngineRecord:
-        """What runs graphs of this precision, for the certificate."""
+    def record(self, precision: Precision, engines: Sequence[Engine] = ()) -> EngineRecord:
+        """What runs graphs of this precision, these engines among them, for the certificate."""
 
     @property
     @abstractmethod
@@ -131,7 +134,11 @@ class Backend(ABC):
 
 
 def open_backend(
-    name: str = "onnxruntime", *, device: str | None = None, threads: int | None = None
+    name: str = "onnxruntime",
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    plans: Collection[str] = (),
 ) -> Backend:
     """The backend that was asked for, or an error; never another one instead.
 
@@ -139,6 +146,7 @@ def open_backend(
         name: one of `BACKENDS`.
         device: "cpu" or "cuda:N"; the CPU unless given, but with TensorRT, which has none, "cuda:0".
         threads: computing threads; all cores this process may use unless given. TensorRT computes with one.
+        plans: SHA-256 of plans that are taken before others of the same graph, where the backend runs plans.
 
     Raises:
         InputError: an unknown name or device, or a thread count out of range.
@@ -152,9 +160,10 @@ def open_backend(
 
         return OnnxRuntimeBackend("cpu" if device is None else device, threads)
     if name == "tensorrt":
+        from edgers_engines.plans import Plans
         from edgers_engines.tensorrt import TensorRTBackend
 
-        return TensorRTBackend("cuda:0" if device is None else device)
+        return TensorRTBackend("cuda:0" if device is None else device, Plans(prefer=plans).find)
     raise InputError(f"there is no backend {name!r}; choose one of {', '.join(BACKENDS)}")
 
 

@@ -35,3 +35,7 @@ class BundleError(EdgersError):
 
 class BackendError(EdgersError):
     """A backend or device that is not there, or that failed while running."""
+
+
+class NoMemoryError(BackendError):
+    """A model that the device has no memory to load, or to test."""

@@ -75,12 +75,17 @@ def steps(content: bytes, sizes: Mapping[str, int]) -> Iterator[Step]:
         inputs = [known[name] if name else None for name in names]
         try:
             found = _RULES[operator](inputs, attributes)
-        except (TypeError, AttributeError, IndexError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"{node.where}: no shape of {operator} is known ({error})") from None
         outputs = tuple(zip((n for n in node.texts("output") if n), found, strict=False))
-        known.update(outputs)
+        known.update((name, _bounded(value)) for name, value in outputs)
         read = tuple((name, known[name]) if name else None for name in names)
         yield Step(operator, attributes, read, outputs)
+
+
+def _bounded(value: Known) -> Known:
+    """Without numbers that are too many for a shape."""
+    return value if math.prod(value.shape) <= _FEW else Known(value.dtype, value.shape)
 
 
 def _constant(tensor: Message) -> Known:
@@ -122,6 +127,11 @@ def _elementwise(compute: Callable[..., Any] | None = None, dtype: str | None = 
         return [Known(kind, shape, numbers)]
 
     return rule
+
+
+def _power(inputs: Inputs, _: Mapping[str, Any]) -> list[Known]:
+    base, exponent = inputs
+    return [Known(base.dtype, np.broadcast_shapes(base.shape, exponent.shape))]
 
 
 def _divide(a: NDArray[Any], b: NDArray[Any]) -> Any:  # noqa: ANN401  whatever NumPy makes of them
@@ -290,7 +300,7 @@ _RULES: dict[str, Rule] = {
     "Mul": _elementwise(np.multiply),
     "Div": _elementwise(_divide),
     "Mod": _elementwise(np.mod),
-    "Pow": _elementwise(),
+    "Pow": _power,
     "Where": _elementwise(np.where),
     "Attention": _attention,
     "Cast": _cast,

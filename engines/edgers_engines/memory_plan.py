@@ -14,9 +14,11 @@ from dataclasses import dataclass
 
 from edgers_engines import memory
 from edgers_engines.bundle import Bundle
-from edgers_engines.errors import InputError
+from edgers_engines.errors import BundleError, InputError
+from edgers_engines.graph_record import Graph
 from edgers_engines.graph_shapes import Step, steps
 from edgers_engines.manifest import Manifest
+from edgers_engines.onnx_graph import read_graph
 
 _VIEWS = frozenset({"Identity", "Reshape", "Squeeze", "Unsqueeze"})  # the same bytes under another shape
 _SCORE_BYTES = 4
@@ -68,10 +70,10 @@ def plan_memory(bundle: Bundle, positions: int | None = None) -> MemoryPlan:
 
     Raises:
         InputError: the model has fewer positions, or an image and an answer take more.
-        ValueError: a graph has an operator whose shapes are not known.
+        BundleError: a graph has an operator whose shapes are not known here.
     """
     manifest, sizes = bundle.manifest, bundle.manifest.dimensions
-    least = sizes.image_tokens + manifest.decoding.max_new_tokens
+    least = fewest_positions(manifest)
     length = min(least + TEXT_POSITIONS, sizes.max_length) if positions is None else positions
     if not least <= length <= sizes.max_length:
         raise InputError(f"{length} positions; this model takes {least} to {sizes.max_length}")
@@ -82,13 +84,26 @@ def plan_memory(bundle: Bundle, positions: int | None = None) -> MemoryPlan:
         cache=cache,
         held=row - cache + 2 * _canvas_bytes(manifest),
         computing=max(
-            peak_bytes(bundle.read(manifest.graphs.vision.file), {"batch": 1}),
-            peak_bytes(
-                bundle.read(manifest.graphs.decoder.file),
+            _computing(bundle, manifest.graphs.vision, {"batch": 1}),
+            _computing(
+                bundle,
+                manifest.graphs.decoder,
                 {"batch": 1, "seq": length - manifest.decoding.max_new_tokens, "max_len": length},
             ),
         ),
     )
+
+
+def fewest_positions(manifest: Manifest) -> int:
+    """Those of an image and an answer."""
+    return manifest.dimensions.image_tokens + manifest.decoding.max_new_tokens
+
+
+def _computing(bundle: Bundle, graph: Graph, sizes: Mapping[str, int]) -> int:
+    try:
+        return peak_bytes(bundle.read(graph.file), sizes)
+    except ValueError as error:
+        raise BundleError(f"the memory that {graph.file} computes in cannot be predicted: {error}") from None
 
 
 def peak_bytes(content: bytes, sizes: Mapping[str, int]) -> int:
@@ -102,6 +117,7 @@ def peak_bytes(content: bytes, sizes: Mapping[str, int]) -> int:
         ValueError: see `graph_shapes.steps`.
     """
     nodes = list(steps(content, sizes))
+    outside = set(read_graph(content).outputs)  # the caller's, such as the cache
     owner: dict[str, str] = {}  # of a view, the value whose bytes it shows
     last: dict[str, int] = {}
     for index, step in enumerate(nodes):
@@ -114,7 +130,7 @@ def peak_bytes(content: bytes, sizes: Mapping[str, int]) -> int:
     live = peak = 0
     for index, step in enumerate(nodes):
         for name, value in step.outputs:
-            if name in last:  # views are not, nor what nobody reads, which is an output of the graph
+            if name in last and name not in outside:  # a view is not in `last`, its owner is
                 alive[name] = value.nbytes
                 live += value.nbytes
         peak = max(peak, live + _scores(step))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -79,7 +79,7 @@ class OnnxRuntimeBackend(Backend):
         """Load one graph; see `Backend.load`."""
         return OnnxRuntimeEngine(self._session(content, graph.file, weights.folder), graph)
 
-    def record(self, precision: Precision) -> EngineRecord:
+    def record(self, precision: Precision, engines: Sequence[Engine] = ()) -> EngineRecord:  # noqa: ARG002
         """What runs graphs of this precision, for the certificate."""
         return EngineRecord(
             backend="onnxruntime",

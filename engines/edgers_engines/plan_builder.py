@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from edgers_engines import self_test
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import Range
-from edgers_engines.errors import BackendError, InputError
+from edgers_engines.errors import BackendError, InputError, NoMemoryError
 from edgers_engines.generation import MAX_ROWS
 from edgers_engines.manifest import Loaded, Manifest
 from edgers_engines.oracle_record import Classifier, Clusters
-from edgers_engines.plans import PlanRecord, Plans, Source, Stored, key_of
+from edgers_engines.plans import UNPROVEN, PlanRecord, Plans, Source, Stored, key_of
 from edgers_engines.tensorrt import TensorRTBackend, source_of
 from edgers_engines.tensorrt_plan import Profile, build_plan
 from edgers_engines.text_graph import ROWS
 from edgers_engines.vlm import VisionLanguageModel
+from edgers_engines.weights import Weights
 
 MAX_BATCH = 32  # what `certify` answers at once unless told otherwise
 _QUESTION = 128  # positions of a long question with its template
@@ -110,54 +110,85 @@ def build_plans(
             what the bundle's self-tests have.
     """
     store = plans or Plans()
-    unproven = Plans(store.folder / ".unproven")
-    built: dict[Source, Built] = {}
-    backend = TensorRTBackend(device, lambda source, _target: built[source].plan)
-    for loaded in bundle.manifest.loaded:
-        file, shapes = loaded.graph.file, profiles(loaded, bundle.manifest, sizes)
-        with bundle.weights(loaded.weights) as weights:
-            content = bundle.read(file)
-            source = source_of(content, loaded.graph, weights)
-            key = key_of(source, backend.target, shapes)
-            if plan := store.get(key):
-                built[source] = Built(plan, new=False)
-                continue
-            if (plan := unproven.get(key)) is None:
-                begun, timings = time.perf_counter(), store.timings(backend.target)
-                tell = partial(progress, file)
-                backend.device.enter()
-                made = build_plan(
-                    content, loaded.graph, weights.folder, shapes, timings=timings, progress=tell
-                )
-                store.keep_timings(backend.target, made.timings)
-                record = PlanRecord(
-                    source=source,
-                    target=backend.target,
-                    profiles=shapes,
-                    sha256=hashlib.sha256(made.content).hexdigest(),
-                    size=len(made.content),
-                    in_place=made.in_place,
-                    seconds=time.perf_counter() - begun,
-                )
-                plan = unproven.publish(record, made.content)
-            built[source] = Built(plan, new=True)
-    if any(one.new for one in built.values()):
-        _compare(bundle, backend, sizes, built.values())
-    return [Built(store.adopt(plan), new) if new else Built(plan, new) for plan, new in built.values()]
+    with store.alone():
+        return _Build(bundle, device, sizes, progress, store).plans()
 
 
-def _compare(bundle: Bundle, backend: TensorRTBackend, sizes: Sizes, built: Iterable[Built]) -> None:
-    """Run every self-test on the plans; what fails is thrown away."""
-    try:
-        model = VisionLanguageModel(bundle, backend)
-        self_test.check(model, sizes.max_batch)
-        for record in bundle.manifest.text_models:
-            if isinstance(record, Classifier):
-                model.classifier(record)
-            elif isinstance(record, Clusters):
-                model.embedder(record)
-    except BackendError:
-        for plan, new in built:
-            if new:
-                shutil.rmtree(plan.path)
-        raise
+class _Build:
+    """One build, while no other one goes on."""
+
+    def __init__(self, bundle: Bundle, device: str, sizes: Sizes, progress: Progress, store: Plans) -> None:
+        self._bundle, self._sizes, self._progress = bundle, sizes, progress
+        self._store, self._unproven = store, Plans(store.folder / UNPROVEN)
+        self._built: dict[Source, Built] = {}
+        self._backend = TensorRTBackend(device, lambda source, _target: self._built[source].plan)
+
+    def plans(self) -> list[Built]:
+        """All plans, compared and stored."""
+        with ExitStack() as stack:
+            names = dict.fromkeys(loaded.weights for loaded in self._bundle.manifest.loaded)
+            weights = {name: stack.enter_context(self._bundle.weights(name)) for name in names}
+            for loaded in self._bundle.manifest.loaded:
+                source = source_of(
+                    self._bundle.read(loaded.graph.file), loaded.graph, weights[loaded.weights]
+                )
+                self._built[source] = self._plan(loaded, source, weights[loaded.weights])
+        self._compare()
+        return [
+            Built(self._store.adopt(plan), new=True) if new else Built(plan, new=False)
+            for plan, new in self._built.values()
+        ]
+
+    def _plan(self, loaded: Loaded, source: Source, weights: Weights) -> Built:
+        """The plan that is there, or was left by a build that was interrupted, or a new one."""
+        shapes = profiles(loaded, self._bundle.manifest, self._sizes)
+        key = key_of(source, self._backend.target, shapes)
+        if plan := self._store.get(key):
+            return Built(plan, new=False)
+        if plan := self._unproven.get(key):
+            return Built(plan, new=True)
+        begun, target = time.perf_counter(), self._backend.target
+        self._backend.device.enter()
+        made = build_plan(
+            self._bundle.read(loaded.graph.file),
+            loaded.graph,
+            weights.folder,
+            shapes,
+            timings=self._store.timings(target),
+            progress=partial(self._progress, loaded.graph.file),
+        )
+        self._store.keep_timings(target, made.timings)
+        record = PlanRecord(
+            source=source,
+            target=target,
+            profiles=shapes,
+            sha256=hashlib.sha256(made.content).hexdigest(),
+            size=len(made.content),
+            in_place=made.in_place,
+            seconds=time.perf_counter() - begun,
+        )
+        return Built(self._unproven.publish(record, made.content), new=True)
+
+    def _compare(self) -> None:
+        """Run every self-test on the plans; if one fails, none of them stays, new or old.
+
+        Raises:
+            NoMemoryError: there is no memory for the self-tests; the plans stay, for a later try.
+            BackendError: a plan cannot be loaded, or computes something else.
+        """
+        try:
+            model = VisionLanguageModel(self._bundle, self._backend)
+            for record in self._bundle.manifest.text_models:
+                if isinstance(record, Classifier):
+                    model.classifier(record)
+                elif isinstance(record, Clusters):
+                    model.embedder(record)
+        except NoMemoryError as error:
+            raise NoMemoryError(
+                f"{error}; the plans are kept but not accepted: end other programs and build again, or build "
+                f"with --max-batch {max(self._sizes.max_batch // 2, 1)}"
+            ) from None
+        except BackendError:
+            for plan, _ in self._built.values():
+                Plans.remove(plan.path)
+            raise

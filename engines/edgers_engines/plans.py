@@ -6,14 +6,14 @@ its plans were built here from verified bundles, and what was built is hashed ag
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import secrets
 import shutil
 import stat
-import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +31,8 @@ MOST_BYTES = 64 << 30  # of all plans together; those that were used last stay
 _RECORD, _PLAN = "plan.json", "plan.bin"
 _MOST_RECORD_BYTES = 1 << 16
 _MOST_TIMINGS = 256 << 20
-_DAY = 24 * 60 * 60
+UNPROVEN = ".unproven"  # the folder, in the store, of plans that no self-test has run on yet
+_LOCK, _TIMINGS = "lock", "timings-"
 
 
 class Target(Record, frozen=True, kw_only=True):
@@ -41,14 +42,20 @@ class Target(Record, frozen=True, kw_only=True):
         library: that built it, name and version.
         cuda: the newest CUDA that the driver runs.
         gpu: its maker's name for it.
+        driver: its version, where the system tells it.
         capability: compute capability.
+        multiprocessors: how many the GPU has; several GPUs share a name.
+        memory_gib: of the GPU, rounded.
         builder: the number of edgers' way to build; see `tensorrt_plan.BUILDER`.
     """
 
     library: str
     cuda: str
+    driver: str
     gpu: str
     capability: str
+    multiprocessors: int
+    memory_gib: int
     builder: int
 
 
@@ -111,10 +118,11 @@ class Plans:
 
     Args:
         folder: made when it is first written to; the user's cache unless given.
+        prefer: SHA-256 of plans that are taken before others of the same graph.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or _default()
+    def __init__(self, folder: Path | None = None, prefer: Collection[str] = ()) -> None:
+        self.folder, self._prefer = folder or _default(), prefer
 
     def stored(self) -> list[Stored]:
         """All plans whose record can be read, the last used first.
@@ -129,15 +137,15 @@ class Plans:
         return sorted((plan for plan in found if plan), key=lambda plan: plan.used, reverse=True)
 
     def find(self, source: Source, target: Target) -> Stored:
-        """The plan of a graph for this machine that was last used or built.
+        """The plan of a graph for this machine: one that is preferred, or the last used or built.
 
         Raises:
             BackendError: there is none; or it was built for something else, which the text names.
         """
         plans = [plan for plan in self.stored() if plan.record.source == source]
-        for plan in plans:
-            if plan.record.target == target:
-                return plan
+        here = [plan for plan in plans if plan.record.target == target]
+        for plan in sorted(here, key=lambda plan: plan.record.sha256 not in self._prefer):
+            return plan
         raise BackendError(
             f"there is no plan of {source.graph} for {target.library} on {target.gpu}: `edgers build` makes "
             "it"
@@ -176,25 +184,53 @@ class Plans:
         """Take a plan over from another folder on the same file system."""
         self._make()
         path = self.folder / plan.record.key
-        shutil.rmtree(path, ignore_errors=True)
+        self.remove(path)
         return plan._replace(path=plan.path.rename(path))
 
-    def prune(self, most: int = MOST_BYTES) -> list[Stored]:
+    def prune(
+        self, most: int = MOST_BYTES, keep: Collection[str] = (), *, unproven: bool = False
+    ) -> list[Stored]:
         """Remove the plans that were not used for longest, until the others have so many bytes.
+
+        What a killed process left half written, and what is no plan that can be read, goes too.
+
+        Args:
+            most: bytes.
+            keep: keys of plans that stay whatever they take.
+            unproven: whether the plans go, too, that an interrupted build would go on with.
 
         Returns:
             Those that are gone.
         """
-        for path in self.folder.glob(".*"):  # what a build left that was killed
-            if path.stat().st_mtime < time.time() - _DAY:
-                shutil.rmtree(path, ignore_errors=True)
-        left, removed = 0, []
-        for plan in self.stored():
-            left += plan.record.size
-            if left > most:
-                removed.append(plan)
-                shutil.rmtree(plan.path)
+        if not self.folder.exists():
+            return []
+        with self.alone():
+            plans = self.stored()
+            known = {_LOCK, *(plan.path.name for plan in plans), *([] if unproven else [UNPROVEN])}
+            for path in self.folder.iterdir():
+                if path.name not in known and not path.name.startswith(_TIMINGS):
+                    self.remove(path)
+            left, removed = 0, []
+            for plan in sorted(plans, key=lambda plan: plan.record.key not in keep):
+                left += plan.record.size
+                if left > most and plan.record.key not in keep:
+                    removed.append(plan)
+                    self.remove(plan.path)
         return removed
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until no other process builds or removes plans, and keep others from it meanwhile."""
+        self._make()
+        with (self.folder / _LOCK).open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Remove a plan, or whatever else is there under its name."""
+        with suppress(FileNotFoundError):
+            path.unlink() if not path.is_dir() or path.is_symlink() else shutil.rmtree(path)
 
     def timings(self, target: Target) -> bytes:
         """What builds for this machine measured; empty where none was."""
@@ -205,12 +241,12 @@ class Plans:
     def keep_timings(self, target: Target, content: bytes) -> None:
         """Store what a build measured, instead of what was stored before."""
         self._make()
-        scratch = self.folder / f".timings-{secrets.token_hex(8)}"
+        scratch = self.folder / f".{secrets.token_hex(8)}"
         scratch.write_bytes(content)
         scratch.replace(self._timings(target))
 
     def _timings(self, target: Target) -> Path:
-        return self.folder / f"timings-{hashlib.sha256(msgspec.json.encode(target)).hexdigest()}.bin"
+        return self.folder / f"{_TIMINGS}{hashlib.sha256(msgspec.json.encode(target)).hexdigest()}.bin"
 
     def _stored(self, path: Path) -> Stored | None:
         with suppress(OSError, ValueError):
@@ -249,7 +285,8 @@ def read_plan(plan: Stored) -> mmap:
     with suppress(OSError, ValueError), open_regular(plan.path / _PLAN, record.size) as file:
         content = mmap(file.fileno(), 0, access=ACCESS_READ)
         if hashlib.sha256(content).hexdigest() == record.sha256:
-            os.utime(plan.path)
+            with suppress(OSError):  # a file system may be read-only
+                os.utime(plan.path)
             return content
     raise BackendError(
         f"the plan of {record.source.graph} in {plan.path} is damaged: `edgers build` makes it anew"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgers_engines import memory
 from edgers_engines.device import Array
-from edgers_engines.errors import BackendError, BundleError, InputError
+from edgers_engines.errors import BackendError, BundleError, InputError, NoMemoryError
 from edgers_engines.kv_cache import KVCache
 from edgers_engines.manifest import Expected
 from edgers_engines.noise import Stream, noisy_copies
@@ -69,32 +69,30 @@ def forced_logits(
     return logits[-steps:]
 
 
-def check(model: VisionLanguageModel, rows: int | None = None) -> None:
-    """Run the bundle's self-test.
+def check(model: VisionLanguageModel) -> None:
+    """Run the bundle's self-test, all rows at once and one row alone.
 
-    Args:
-        model: the loaded model.
-        rows: tested at once, at least as many as the test has, in which those come again and again; as many
-            unless given.
+    Where the graphs take a limited number of rows, the test's come again and again until they are so many:
+    other kernels may be chosen for them.
 
     Raises:
         BackendError: a logit differs from the stored one by more than the bundle's margin tolerance.
         BundleError: the stored question cannot be asked.
     """
     try:
-        _compare(model, rows)
+        _compare(model)
     except InputError as error:
         raise BundleError(f"{model.bundle.path}: its self-test cannot be asked: {error}") from None
     except MemoryError:
-        raise BackendError(f"not enough memory for the self-test of {model.bundle.path}") from None
+        raise NoMemoryError(f"not enough memory for the self-test of {model.bundle.path}") from None
 
 
-def _compare(model: VisionLanguageModel, most: int | None) -> None:
+def _compare(model: VisionLanguageModel) -> None:
     manifest = model.bundle.manifest
     expected = manifest.self_test.steps
     stored = len(expected[0])
     images = canvases(manifest.preparation.canvas_size, stored)
-    for rows, what in ((most or stored, "together"), (1, "alone")):
+    for rows, what in ((max(stored, model.limited_rows or 0), "together"), (1, "alone")):
         turns = [row % stored for row in range(rows)]
         wanted = [[step[row] for row in turns] for step in expected]
         features = model.encode(images[turns])

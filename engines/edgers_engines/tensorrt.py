@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from edgers_engines.device import Buffer, DeviceArray, gpu_number
 from edgers_engines.engine import Backend, Engine, EngineRecord, Range
-from edgers_engines.errors import BackendError, InputError
+from edgers_engines.errors import BackendError, InputError, NoMemoryError
 from edgers_engines.graph_record import Graph, Tensor
 from edgers_engines.manifest import Precision
 from edgers_engines.plans import PlanRecord, Plans, Source, Stored, Target, read_plan
@@ -45,45 +45,54 @@ class TensorRTBackend(Backend):
         if number is None:
             raise InputError("TensorRT computes on a GPU: use --device cuda:N, or --backend onnxruntime")
         self._library = open_tensorrt()
-        from edgers_engines.cuda import Cuda
+        from edgers_engines.cuda import Cuda, driver_version
 
         self.device: Cuda = Cuda(number)
         self._name, self._find = device, find or Plans().find
         self.target = Target(
             library=named(self._library),
-            cuda=self.device.driver,
+            cuda=self.device.cuda,
+            driver=driver_version(),
             gpu=self.device.gpu.name,
             capability="{}.{}".format(*self.device.gpu.capability),
+            multiprocessors=self.device.gpu.multiprocessors,
+            memory_gib=round(self.device.gpu.memory_bytes / 2**30),
             builder=BUILDER,
         )
         self._log = logger(self._library)
         self.device.enter()
         self._runtime = self._library.Runtime(self._log)
         self._scratch = _Scratch(self.device)
-        self._keys: list[str] = []
 
     def load(self, content: bytes, graph: Graph, weights: Weights) -> Engine:
         """Load the plan that was built of a graph; see `Backend.load`."""
         plan = self._find(source_of(content, graph, weights), self.target)
         machine_code = read_plan(plan)
         self.device.enter()
-        engine = self._runtime.deserialize_cuda_engine(machine_code)
-        if engine is None:
-            raise BackendError(
-                f"{self.target.library} cannot load the plan of {graph.file}: "
-                f"{self._log.said or 'it gives no reason'}; `edgers build` makes it anew"
-            )
+        self._log.said = ""
         try:
-            loaded = TensorRTEngine(engine, graph, plan.record, self)
+            engine = self._runtime.deserialize_cuda_engine(machine_code)
+            if engine is None:
+                self.fail(f"cannot load the plan of {graph.file}", "; `edgers build` makes it anew")
+            return TensorRTEngine(engine, graph, plan.record, self)
         except MemoryError:
-            raise BackendError(
+            raise NoMemoryError(
                 f"the GPU has no memory left for the plan of {graph.file}: end other programs, or give "
                 "`edgers build` a smaller --max-batch or --max-length"
             ) from None
-        self._keys.append(plan.record.key)
-        return loaded
 
-    def record(self, precision: Precision) -> EngineRecord:
+    def fail(self, what: str, remedy: str = "") -> NoReturn:
+        """Say why the library did not do something.
+
+        Raises:
+            MemoryError: it has no memory left.
+            BackendError: whatever else it says.
+        """
+        said = self._log.said
+        text = f"{self.target.library} {what}: {said or 'it gives no reason'}{remedy}"
+        raise MemoryError(text) if _OUT_OF_MEMORY.search(said) else BackendError(text)
+
+    def record(self, precision: Precision, engines: Sequence[Engine] = ()) -> EngineRecord:
         """What runs graphs of this precision, for the certificate."""
         return EngineRecord(
             backend="tensorrt",
@@ -91,7 +100,7 @@ class TensorRTBackend(Backend):
             device=self._name,
             provider=self._library.__name__,
             precision=precision,
-            plans=tuple(self._keys),
+            plans=tuple(engine.plan for engine in engines if engine.plan),
         )
 
     @property
@@ -110,7 +119,7 @@ class TensorRTEngine(Engine):
         record: PlanRecord,
         backend: TensorRTBackend,
     ) -> None:
-        super().__init__(graph, _limits(record.profiles))
+        super().__init__(graph, _limits(record.profiles), record.sha256)
         self._engine, self._backend, self._profiles = engine, backend, record.profiles
         self._in_place = record.in_place
         found = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
@@ -122,15 +131,15 @@ class TensorRTEngine(Engine):
             )
         self._aliases = {name: other for name in listed if (other := _aliased(engine, name))}
         backend._scratch.hold(int(engine.device_memory_size_v2))
-        strategy = backend._library.ExecutionContextAllocationStrategy.USER_MANAGED
-        self._contexts = [engine.create_execution_context(strategy) for _ in record.profiles]
+        self._contexts = [_context(engine, backend._library) for _ in record.profiles]
         for index, context in enumerate(self._contexts):
             if context is None or not context.set_optimization_profile_async(index, backend.device.stream):
-                raise MemoryError
+                backend.fail(f"has no context for profile {index} of {graph.file}")
         self._moved: dict[str, DeviceArray] = {}
 
     def _run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         device, context = self._backend.device, self._contexts[self._profile(inputs)]
+        device.enter()
         self._backend._log.said = ""
         places = {name: self._place(name, array) for name, array in inputs.items()}
         shared = set() if self._in_place else {place.pointer for place in places.values()}
@@ -144,7 +153,6 @@ class TensorRTEngine(Engine):
             if isinstance(array, np.ndarray):
                 device.write(array, places[name])
             self._must(context.set_input_shape(name, tuple(array.shape)))
-        device.enter()
         for name, place in places.items():
             self._must(context.set_tensor_address(name, place.pointer))
         context.device_memory = self._backend._scratch.pointer
@@ -178,11 +186,7 @@ class TensorRTEngine(Engine):
 
     def _must(self, done: bool) -> None:
         if not done:
-            said = self._backend._log.said
-            text = (
-                f"{self._backend.target.library} failed in {self.graph.file}: {said or 'it gives no reason'}"
-            )
-            raise MemoryError(text) if _OUT_OF_MEMORY.search(said) else BackendError(text)
+            self._backend.fail(f"failed in {self.graph.file}")
 
 
 class _Scratch:
@@ -234,6 +238,22 @@ def _sizes(tensors: Sequence[Tensor], arrays: Mapping[str, Buffer]) -> dict[str,
         for name, size in zip(tensor.shape, arrays[tensor.name].shape, strict=True)
         if isinstance(name, str)
     }
+
+
+def _context(engine: Any, library: Any) -> Any:  # noqa: ANN401  as above
+    """A context that computes in memory of the backend's, always by the same kernels.
+
+    TensorRT for RTX compiles kernels for the very shapes that it meets, in the background, and takes them
+    when they are there: then what a self-test measured is not what computes later. So it is told not to.
+    """
+    strategy = library.ExecutionContextAllocationStrategy.USER_MANAGED
+    specialization = getattr(library, "DynamicShapesKernelSpecializationStrategy", None)
+    if specialization is None:
+        return engine.create_execution_context(strategy)
+    config = engine.create_runtime_config()
+    config.set_execution_context_allocation_strategy(strategy)
+    config.dynamic_shapes_kernel_specialization_strategy = specialization.NONE
+    return engine.create_execution_context(config)
 
 
 def _aliased(engine: Any, name: str) -> str | None:  # noqa: ANN401  a library without types

@@ -167,7 +167,7 @@ def _errors(parser: Any) -> str:  # noqa: ANN401  as above
 
 
 def logger(library: Any) -> Any:  # noqa: ANN401  as above
-    """Keeps the last error in `said` instead of printing, as the library does by itself."""
+    """Keeps errors in `said` instead of printing, as the library does by itself."""
 
     class Log(library.ILogger):  # type: ignore[misc]
         said = ""
@@ -177,7 +177,7 @@ def logger(library: Any) -> Any:  # noqa: ANN401  as above
 
         def log(self, severity: Any, message: str) -> None:  # noqa: ANN401  as above
             if severity in {library.ILogger.Severity.ERROR, library.ILogger.Severity.INTERNAL_ERROR}:
-                self.said = " ".join(message.split())[:300]
+                self.said = "; ".join(filter(None, [self.said, " ".join(message.split())]))[:600]
 
     return Log()
 

@@ -40,7 +40,7 @@ class TextGraph:
             raise BundleError(f"{bundle.path / record.tokenizer} {error}") from None
         self._frame = len(frame(self._tokenizer))
         with bundle.weights(record.weights) as weights:
-            self._engine = backend.load(bundle.read(record.graph.file), record.graph, weights)
+            self.engine = backend.load(bundle.read(record.graph.file), record.graph, weights)
 
     def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """What the graph gives, [texts, width]; NaN for a text that has no token of its own, or too many.
@@ -69,7 +69,9 @@ class TextGraph:
 
         Arithmetic that couples the rows of a batch makes these differ from a text's own vectors.
         """
-        shifts = (0, 1, self._vocabulary // 2)
+        limit = self.engine.limits.get("batch")
+        count = limit.most if limit else 3  # in larger batches another kernel may be chosen
+        shifts = [self._vocabulary * place // count for place in range(count)]
         return np.stack(
             [
                 self._run([[(token + shift) % self._vocabulary for token in row] for shift in shifts])[0]
@@ -88,7 +90,7 @@ class TextGraph:
     def _run(self, rows: list[list[int]]) -> NDArray[np.float32]:
         ids = np.array(rows, np.int64)
         out = np.empty((len(rows), self._width), np.float32)
-        self._engine.run({"ids": ids, "mask": np.ones_like(ids)}, {self._output: out})
+        self.engine.run({"ids": ids, "mask": np.ones_like(ids)}, {self._output: out})
         return out
 
 

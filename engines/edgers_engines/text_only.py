@@ -48,8 +48,8 @@ class TextQuestion(Generation):
             guard=True,
             max_new_tokens=max_new_tokens,
         )
-        flat = model.embeddings([token for prompt in prompts for token in prompt])
-        self.device.paste(flat.reshape(np.shape(self._block)), self._block, 0)
+        embeddings = np.stack([model.embeddings(prompt) for prompt in prompts])
+        self.device.paste(embeddings, self._block, 0)
         self._share_prefix()
 
     def answers(self) -> list[Answer]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edgers_engines import memory, self_test
 from edgers_engines.bundle import Bundle
 from edgers_engines.device import Array, Buffer
-from edgers_engines.engine import Backend, open_backend
+from edgers_engines.engine import Backend, EngineRecord, open_backend
 from edgers_engines.errors import InputError
 from edgers_engines.generation import MAX_ROWS, Answer, Constraint, Generation, Status
 from edgers_engines.kv_cache import KVCache
@@ -48,11 +48,22 @@ class VisionLanguageModel:
         self._classifiers: dict[str, TextClassifier] = {}
         self._embedders: dict[str, TextEmbedder] = {}
 
+    def engine_record(self, oracle: str) -> EngineRecord:
+        """What answers, and classifies if the oracle is one of the bundle's that have a graph."""
+        text = self._classifiers.get(oracle) or self._embedders.get(oracle)
+        engines = [self.vision, self.embed, self.decoder, *([text.engine] if text else [])]
+        return self.backend.record(self.bundle.manifest.precision, engines)
+
     @property
     def max_rows(self) -> int:
-        """The largest batch that all graphs take."""
+        """The largest batch that can be answered."""
+        return self.limited_rows or MAX_ROWS
+
+    @property
+    def limited_rows(self) -> int | None:
+        """The largest batch that all graphs take, where they take a limited one."""
         limits = (engine.limits.get("batch") for engine in (self.vision, self.embed, self.decoder))
-        return min((limit.most for limit in limits if limit), default=MAX_ROWS)
+        return min((limit.most for limit in limits if limit), default=None)
 
     def classifier(self, record: Classifier) -> TextClassifier:
         """One of the bundle's classifiers, loaded when it is first asked for.

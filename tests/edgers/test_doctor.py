@@ -13,7 +13,7 @@ from edgers_engines import onnxruntime as runtime
 from edgers_engines.errors import BackendError
 from tests.edgers.test_imports import run_without
 
-H200 = cuda.Gpu("NVIDIA H200", 150_000_000_000, (9, 0))
+H200 = cuda.Gpu("NVIDIA H200", 150_000_000_000, (9, 0), 132)
 STEPS = ["driver", "bindings", "compiler", "GPUs", "ONNX Runtime", "demo model"]
 
 
@@ -127,14 +127,14 @@ def test_a_driver_too_old_for_the_compilers_code_is_found_before_it_fails(machin
 
 
 def test_a_gpu_that_the_compiler_does_not_know_is_named_by_its_capability(machine):
-    machine(gpus=[H200, cuda.Gpu("Quadro", 1 << 33, (5, 0))])
+    machine(gpus=[H200, cuda.Gpu("Quadro", 1 << 33, (5, 0), 5)])
     there, said = looked()
     assert not there["GPUs"]
     assert "does not compile for this GPU, sm_50" in said["GPUs"]
 
 
 def test_every_gpu_is_listed(machine):
-    machine(gpus=[H200, cuda.Gpu("NVIDIA Thor", 1 << 37, (11, 0))])
+    machine(gpus=[H200, cuda.Gpu("NVIDIA Thor", 1 << 37, (11, 0), 20)])
     assert "; cuda:1 is NVIDIA Thor, 128.0 GiB, compute capability 11.0" in looked()[1]["GPUs"]
 
 

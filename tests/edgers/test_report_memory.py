@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace as replace_plan
 
 import pytest
 from msgspec.structs import replace
@@ -22,8 +23,9 @@ NANO = device_profile("orin-nano-8")  # 6.4 GB are free
 
 def shown(manifest, **sizes):
     plan = MemoryPlan(**{"positions": 700, "held": GB // 100, "computing": GB // 100, **sizes})
+    shortest = replace_plan(plan, positions=600, cache=plan.cache // 2)
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(memory_table(manifest, plan, [NANO]))
+    console.print(memory_table(manifest, plan, shortest, [NANO]))
     return " ".join(console.export_text().split())
 
 
@@ -36,7 +38,8 @@ def shown(manifest, **sizes):
         ("fp16", 14 * GB, GB // 3, "none 7.9 GB too little: a smaller model, or narrower weights"),
         ("fp32", 10 * GB, GB // 3, "none 3.9 GB too little: export with --precision fp16"),
         ("fp32", 28 * GB, GB // 3, "none 21.9 GB too little: a smaller model, or narrower weights"),
-        ("fp16", 6 * GB, GB, "none 577.5 MB too little: a smaller --max-length"),
+        ("fp16", 6 * GB, GB // 2, "none 77.5 MB too little: a smaller --max-length, 600 at least"),
+        ("fp16", 6 * GB, GB, "none 577.5 MB too little: a smaller model, or narrower weights"),
     ],
 )
 def test_what_fits_and_what_would_make_it_fit(demo_bundle, precision, weights, cache, said):

@@ -140,6 +140,9 @@ class EmulatedDriver:
     def cuDeviceTotalMem(self, device):
         return OK, 8 << 30
 
+    def cuDeviceGetAttribute(self, attribute, device):
+        return OK, 16
+
     def cuDeviceComputeCapability(self, device):
         return OK, 9, 0
 

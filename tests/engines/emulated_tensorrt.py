@@ -16,7 +16,6 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import onnxruntime
 
-SCRATCH = 4096  # bytes that an engine needs to compute in
 _TYPES = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(int64)": "i8", "tensor(bool)": "?"}
 
 
@@ -114,12 +113,13 @@ class Emulated:
         refuses: what a run with these sizes fails with, instead of computing; "" where it does not.
         built: names of the graphs that were built, in order.
         spoil: changes an output, by its name, after it was computed.
+        contexts: whether there are any.
         runs: the sizes of all runs, by a dimension's name, or by itself where it is a number.
     """
 
     def __init__(self, driver):
         self.driver, self.plans, self.built, self.spoil = driver, {}, [], {}
-        self.runs, self.refuses = [], lambda _sizes: ""
+        self.runs, self.refuses, self.contexts = [], lambda _sizes: "", True
         self.module = ModuleType("tensorrt")
         self.module.__spec__, self.module.__version__ = ModuleSpec("tensorrt", None), "10.3.0"
         for kind in (
@@ -191,7 +191,8 @@ class CudaEngine:
         self.library, self.log, self.session, self.profiles = library, log, session, profiles
         self.inputs, self.outputs = session.get_inputs(), session.get_outputs()
         self.names = [value.name for value in (*self.inputs, *self.outputs)]
-        self.num_io_tensors, self.device_memory_size_v2 = len(self.names), SCRATCH
+        self.num_io_tensors = len(self.names)
+        self.device_memory_size_v2 = 1000 * self.num_io_tensors  # each graph another
 
     def get_tensor_name(self, index):
         return self.names[index]
@@ -200,9 +201,29 @@ class CudaEngine:
         in_place = self.library.module.OnnxParser is OnnxParser
         return name.replace("present", "past") if name.startswith("present") and in_place else ""
 
-    def create_execution_context(self, strategy):
-        assert strategy is ExecutionContextAllocationStrategy.USER_MANAGED
-        return Context(self)
+    def create_runtime_config(self):
+        return RuntimeConfig()
+
+    def create_execution_context(self, how):
+        assert self.library.entered()
+        if hasattr(self.library.module, "DynamicShapesKernelSpecializationStrategy"):
+            assert how.dynamic_shapes_kernel_specialization_strategy is KernelSpecialization.NONE
+            how = how.strategy
+        assert how is ExecutionContextAllocationStrategy.USER_MANAGED
+        return Context(self) if self.library.contexts else None
+
+
+class KernelSpecialization(enum.Enum):
+    """Of TensorRT for RTX."""
+
+    LAZY, EAGER, NONE = range(3)
+
+
+class RuntimeConfig:
+    dynamic_shapes_kernel_specialization_strategy = KernelSpecialization.LAZY
+
+    def set_execution_context_allocation_strategy(self, strategy):
+        self.strategy = strategy
 
 
 class Context:
@@ -211,10 +232,12 @@ class Context:
         self.profile = self.device_memory = None
 
     def set_optimization_profile_async(self, index, stream):
+        assert self.engine.library.entered()
         self.profile = self.engine.profiles[index]
         return stream == self.engine.library.driver.STREAM
 
     def set_input_shape(self, name, shape):
+        assert self.engine.library.entered()
         least, most = self.profile[name]
         self.shapes[name] = shape
         return len(shape) == len(least) and all(
@@ -234,8 +257,9 @@ class Context:
         }
         if error := library.refuses(sizes) or self._wrong(stream):
             self.engine.log.log(Severity.ERROR, error)
+            self.engine.log.log(Severity.ERROR, "enqueue failed")
             return False
-        driver._bytes(self.device_memory, SCRATCH)[:] = 0xFF
+        driver._bytes(self.device_memory, self.engine.device_memory_size_v2)[:] = 0xFF
         views = {}
         for value in (*self.engine.inputs, *self.engine.outputs):
             shape = [sizes.get(size, size) for size in value.shape]

@@ -159,7 +159,7 @@ class TestOpening:
 
     @pytest.mark.usefixtures("emulated_driver")
     def test_what_the_machine_has_is_listed(self):
-        assert cuda.gpus() == [cuda.Gpu("Emulated GPU", 8 << 30, (9, 0))]
+        assert cuda.gpus() == [cuda.Gpu("Emulated GPU", 8 << 30, (9, 0), 16)]
 
     def test_nvrtc_says_its_version(self):
         assert cuda.nvrtc_version() >= (12, 0)

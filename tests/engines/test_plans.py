@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 
 import pytest
+from msgspec.structs import replace
 
 from edgers_engines.engine import Range
 from edgers_engines.errors import BackendError
 from edgers_engines.plans import PlanRecord, Plans, Source, Target, read_plan
 
-TARGET = Target(library="tensorrt 10.3.0", cuda="12.6", gpu="Orin", capability="8.7", builder=1)
+TARGET = Target(
+    library="tensorrt 10.3.0",
+    cuda="12.6",
+    driver="unknown",
+    gpu="Orin",
+    capability="8.7",
+    multiprocessors=8,
+    memory_gib=7,
+    builder=1,
+)
 PROFILES = ({"batch": Range(1, 8, 8)},)
 
 
@@ -54,6 +65,25 @@ class TestStore:
         (stored,) = plans.stored()
         assert bytes(read_plan(stored)) == b"newer"
         assert [path.name for path in plans.folder.iterdir()] == [stored.record.key]
+
+    def test_one_that_is_preferred_is_found_before_one_that_was_used_later(self, plans):
+        """Their shapes differ: a certificate says which of them it was made with."""
+        old, new = b"of another shape", b"used later"
+        other = replace(record(old), profiles=({"batch": Range(1, 4, 4)},))
+        used(plans.publish(other, old), 100)
+        used(plans.publish(record(new), new), 200)
+        assert plans.find(source(), TARGET).record == record(new)
+        assert Plans(plans.folder, prefer=[other.sha256]).find(source(), TARGET).record == other
+        assert Plans(plans.folder, prefer=["0" * 64]).find(source(), TARGET).record == record(new)
+
+    def test_a_plan_is_read_where_nothing_can_be_written(self, plans, monkeypatch):
+        plans.publish(record(b"code"), b"code")
+
+        def read_only(*_):
+            raise OSError(30, "Read-only file system")
+
+        monkeypatch.setattr(os, "utime", read_only)
+        assert bytes(read_plan(plans.find(source(), TARGET))) == b"code"
 
     def test_the_old_one_stays_until_the_new_one_is_whole(self, plans, monkeypatch):
         plans.publish(record(b"old"), b"old")
@@ -125,14 +155,31 @@ class TestPrune:
         read_plan(old)
         assert [plan.record for plan in plans.prune(1)] == [new.record]
 
-    def test_what_a_killed_build_left_goes_after_a_day(self, plans):
-        plans.publish(record(b"x"), b"x")
-        for name, when in ((".edgers-1", 100), (".unproven", 100), (".edgers-2", None)):
-            folder = plans.folder / name
-            folder.mkdir()
-            if when:
-                os.utime(folder, (when, when))
+    def test_what_is_to_stay_stays_however_large_it_is(self, plans):
+        old, new = (plans.publish(record(b"x" * 10, weights=str(k)), b"x" * 10) for k in range(2))
+        assert [plan.record for plan in plans.prune(5, keep=[new.record.key])] == [old.record]
+        assert [plan.record for plan in plans.stored()] == [new.record]
+
+    def test_what_a_killed_process_left_goes_and_what_cannot_be_read(self, plans):
+        stored = plans.publish(record(b"x"), b"x")
+        plans.keep_timings(TARGET, b"measured")
+        for name in (".edgers-1", ".unproven", "f" * 64):
+            (plans.folder / name).mkdir()
+        (plans.folder / ".0123").touch()
         plans.prune(1000)
-        assert sorted(path.name for path in plans.folder.iterdir() if path.name.startswith(".")) == [
-            ".edgers-2"
-        ]
+        names = {path.name for path in plans.folder.iterdir()}
+        assert {".unproven", "lock", stored.record.key} < names
+        assert len(names) == 4, "and the timings"
+        assert plans.timings(TARGET) == b"measured"
+        plans.prune(1000, unproven=True)
+        assert not (plans.folder / ".unproven").exists()
+
+    def test_nothing_is_removed_while_another_process_builds(self, plans, monkeypatch):
+        plans.publish(record(b"x"), b"x")
+        with plans.alone(), (plans.folder / "lock").open("ab") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = []
+        monkeypatch.setattr(fcntl, "flock", lambda lock, how: held.append(how))
+        monkeypatch.setattr(Plans, "remove", lambda _: held.append("removed"))
+        plans.prune(0)
+        assert held == [fcntl.LOCK_EX, "removed"]

@@ -31,7 +31,7 @@ from edgers_engines.plan_builder import Sizes, build_plans
 from edgers_engines.plans import Plans
 from edgers_engines.tensorrt import TensorRTBackend
 from edgers_engines.vlm import Question, VisionLanguageModel
-from tests.engines.emulated_tensorrt import Emulated, OldParser
+from tests.engines.emulated_tensorrt import Emulated, KernelSpecialization, OldParser
 
 OUT_OF_MEMORY = driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
 PROMPT = "what should the robot do?"
@@ -201,6 +201,33 @@ class TestBuild:
             build_plans(demo_bundle, "cuda:0", sizes)
         assert Plans().stored() == []
 
+    def test_plans_of_another_bundle_are_compared_with_this_ones_self_test(
+        self, plans, library, demo_bundle, sizes
+    ):
+        """The same graphs and weights may stand beside another self-test."""
+        library.spoil["features"] = lambda features: features * np.float32(1.5)
+        with pytest.raises(BackendError, match=r"self-test of .* failed"):
+            build_plans(demo_bundle, "cuda:0", sizes)
+        assert not any(plan.path.exists() for plan in plans)
+
+    def test_too_little_memory_for_the_self_test_throws_nothing_away(self, library, demo_bundle, sizes):
+        library.refuses = lambda sizes: "OutOfMemory" if sizes["batch"] == BATCH else ""
+        with pytest.raises(BackendError, match=r"the plans are kept but not accepted: .*--max-batch 4"):
+            build_plans(demo_bundle, "cuda:0", sizes)
+        assert Plans().stored() == []
+        library.refuses = lambda _: ""
+        build_plans(demo_bundle, "cuda:0", sizes)
+        assert library.built == ["features", "embeddings", "logits", "logits"]
+
+    def test_a_plan_that_no_longer_loads_is_built_anew_the_next_time(
+        self, plans, library, demo_bundle, sizes
+    ):
+        library.plans.clear()
+        with pytest.raises(BackendError, match="magic tag"):
+            build_plans(demo_bundle, "cuda:0", sizes)
+        assert all(new for _, new in build_plans(demo_bundle, "cuda:0", sizes))
+        assert len(plans) == 4
+
     def test_a_build_that_was_ended_goes_on_where_it_was(self, library, demo_bundle, sizes):
         with pytest.raises(BackendError, match=r"cannot build decoder\.onnx: the build was cancelled"):
             build_plans(demo_bundle, "cuda:0", sizes, lambda graph, *_: graph != "decoder.onnx")
@@ -229,8 +256,14 @@ class TestBuild:
 @pytest.mark.usefixtures("plans")
 class TestCertificate:
     @staticmethod
-    def certify(backend, frame, **options):
-        certifier = Certifier(demo.load_bundle(), sigma=0.5, samples=60, backend=backend, **options)
+    def certifier(backend, **options):
+        return Certifier(demo.load_bundle(), sigma=0.5, samples=60, backend=backend, **options)
+
+    def certify(self, backend, frame, **options):
+        return self.asked(self.certifier(backend, **options), frame)
+
+    @staticmethod
+    def asked(certifier, frame):
         return certifier.certify(frame, PROMPT, choices=("left", "right", "forward", "stop"), seed="5" * 32)
 
     @pytest.mark.parametrize("frame", [0, 9])
@@ -247,9 +280,13 @@ class TestCertificate:
         assert found.sampler.name == f"{want.sampler.name}/cuda"
         assert want.engine.plans == ()
 
-    def test_it_is_replayed_on_the_plans_that_it_names(self):
+    def test_it_is_replayed_on_the_plans_that_it_names(self, demo_bundle):
         certificate = self.certify(open_backend("tensorrt"), demo.frames()[0])
-        assert replay(certificate, demo.load_bundle(), demo.frames()[0]).votes == certificate.votes
+        build_plans(demo_bundle, "cuda:0", Sizes.of(demo_bundle.manifest, 2 * BATCH, None))
+        latest = self.certify(open_backend("tensorrt"), demo.frames()[0])
+        again = replay(certificate, demo_bundle, demo.frames()[0])
+        assert again.votes == certificate.votes
+        assert again.engine.plans == certificate.engine.plans != latest.engine.plans
 
     def test_more_than_the_plans_take_is_answered_in_smaller_chunks_with_the_same_votes(self):
         found = self.certify(open_backend("tensorrt"), demo.frames()[9], batch_size=60)
@@ -258,9 +295,9 @@ class TestCertificate:
         assert found.votes == self.certify(open_backend(), demo.frames()[9]).votes
 
     def test_out_of_memory_halves_the_chunk_and_keeps_the_votes(self, library):
-        most = BATCH // 4
+        most, certifier = BATCH // 4, self.certifier(open_backend("tensorrt"), batch_size=BATCH)
         library.refuses = lambda sizes: "OutOfMemory" if sizes["batch"] > most and 3 in sizes else ""
-        found = self.certify(open_backend("tensorrt"), demo.frames()[9], batch_size=BATCH)
+        found = self.asked(certifier, demo.frames()[9])
         assert found.batch_size == most
         assert found.votes == self.certify(open_backend(), demo.frames()[9]).votes
 
@@ -359,11 +396,28 @@ class TestLoad:
         with pytest.raises(BackendError, match=r"cannot load the plan of vision\.onnx: .*magic tag"):
             load(demo_bundle)
 
+    @pytest.mark.usefixtures("plans")
+    def test_without_a_context_the_librarys_reason_is_told(self, demo_bundle, library):
+        library.contexts = False
+        with pytest.raises(
+            BackendError, match=r"has no context for profile 0 of vision\.onnx: it gives no rea"
+        ):
+            load(demo_bundle)
+
+    @pytest.mark.usefixtures("plans")
+    def test_where_kernels_would_be_compiled_for_the_shapes_met_they_are_not(self, demo_bundle, library):
+        """TensorRT for RTX does so by itself, and votes by other kernels than were tested."""
+        library.module.DynamicShapesKernelSpecializationStrategy = KernelSpecialization
+        assert load(demo_bundle)
+
     def test_the_record_names_the_plans(self, plans, demo_bundle):
         model = load(demo_bundle)
-        record = model.backend.record("fp32")
+        model.classifier(*demo_bundle.manifest.classifiers)
+        record = model.engine_record("choices")
+        oracle = model.engine_record("robot-action")
+        assert oracle.plans == (*record.plans, plans[3].record.sha256)
         assert (record.backend, record.provider, record.version) == ("tensorrt", "tensorrt", "10.3.0")
-        assert record.plans == tuple(plan.record.key for plan in plans[:3])
+        assert record.plans == tuple(plan.record.sha256 for plan in plans[:3])
         assert msgspec.json.decode(msgspec.json.encode(record))["plans"] == list(record.plans)
 
     @pytest.mark.usefixtures("plans")
