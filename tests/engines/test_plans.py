@@ -179,7 +179,7 @@ class TestPrune:
         with plans.alone(), (plans.folder / "lock").open("ab") as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         held = []
-        monkeypatch.setattr(fcntl, "flock", lambda lock, how: held.append(how))
-        monkeypatch.setattr(Plans, "remove", lambda _: held.append("removed"))
+        monkeypatch.setattr(fcntl, "flock", lambda *lock_and_how: held.append(lock_and_how[1]))
+        monkeypatch.setattr(Plans, "remove", lambda *_: held.append("removed"))
         plans.prune(0)
         assert held == [fcntl.LOCK_EX, "removed"]
