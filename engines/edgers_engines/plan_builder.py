@@ -78,7 +78,8 @@ def profiles(loaded: Loaded, manifest: Manifest, sizes: Sizes) -> tuple[Profile,
     if loaded.graph == manifest.graphs.vision:
         return ({"batch": rows},)
     if loaded.graph == manifest.graphs.embed:
-        return {"batch": rows, "seq": one}, {"batch": one, "seq": several}
+        ids = several._replace(most=max(longest, sizes.max_batch))  # a self-test embeds a token of each row
+        return {"batch": rows, "seq": one}, {"batch": one, "seq": ids}
     if loaded.graph == manifest.graphs.decoder:
         return tuple({"batch": rows, "seq": seq, "max_len": cache} for seq in (one, several))
     model = next(model for model in manifest.text_models if model.graph == loaded.graph)
@@ -91,7 +92,6 @@ def build_plans(
     device: str,
     sizes: Sizes,
     progress: Progress = lambda _graph, _phase, _step, _steps: True,
-    plans: Plans | None = None,
 ) -> list[Built]:
     """Build the plans of all graphs of a bundle, compare what they compute, and store them.
 
@@ -102,14 +102,13 @@ def build_plans(
         device: "cuda:N".
         sizes: what the plans are for.
         progress: called with a graph's file, a phase, its steps done and all its steps; False ends the build.
-        plans: where they are stored; the user's cache unless given.
 
     Raises:
         InputError: the device is no GPU.
         BackendError: the device or TensorRT is not there, a graph cannot be built, or a plan does not compute
             what the bundle's self-tests have.
     """
-    store = plans or Plans()
+    store = Plans()
     with store.alone():
         return _Build(bundle, device, sizes, progress, store).plans()
 

@@ -20,6 +20,7 @@ from cuda.bindings import driver
 
 from edgers import Certifier, demo
 from edgers.cli import cli, doctor
+from edgers.oracle.local_bundle import TextBundle
 from edgers.verify import replay
 from edgers_engines import self_test, tensorrt_plan
 from edgers_engines.bundle import Bundle
@@ -30,6 +31,7 @@ from edgers_engines.noise import Stream, noisy_copies
 from edgers_engines.plan_builder import Sizes, build_plans
 from edgers_engines.plans import Plans
 from edgers_engines.tensorrt import TensorRTBackend
+from edgers_engines.text_graph import ROWS
 from edgers_engines.vlm import Question, VisionLanguageModel
 from tests.engines.emulated_tensorrt import Emulated, KernelSpecialization, OldParser
 
@@ -113,6 +115,16 @@ class TestAnswers:
         texts = ["left, a box blocks the way.", "stop", "forward"]
         found, want = (one.classifier(record).logits(texts) for one in (model, demo_model))
         np.testing.assert_allclose(found, want, atol=1e-5)
+
+    @pytest.mark.usefixtures("plans")
+    def test_many_prompts_without_an_image_are_those_of_onnx_runtime_too(self, demo_bundle, demo_model):
+        """Together they are longer than any plan takes."""
+        prompts = [f"is the door {side}?" for side in ("left", "right", "there", "shut")] * 5
+        found, want = (
+            TextBundle(model, ("yes", "no")).complete(prompts) for model in (load(demo_bundle), demo_model)
+        )
+        assert found == want
+        assert set(found) <= {"yes", "no", ""}
 
     @pytest.mark.usefixtures("plans")
     def test_a_run_out_of_memory_is_a_memory_error_and_any_other_failure_is_the_backends(
@@ -201,6 +213,16 @@ class TestBuild:
             build_plans(demo_bundle, "cuda:0", sizes)
         assert Plans().stored() == []
 
+    def test_an_oracle_that_is_wrong_for_large_batches_only_is_not_stored(self, library, demo_bundle, sizes):
+        classes = len(demo_bundle.manifest.classifiers[0].labels)
+
+        def spoil(logits):
+            return logits[:, ::-1] if logits.shape == (ROWS, classes) else logits
+
+        library.spoil["logits"] = spoil
+        with pytest.raises(BackendError, match="self-test of the oracle robot-action failed"):
+            build_plans(demo_bundle, "cuda:0", sizes)
+
     def test_plans_of_another_bundle_are_compared_with_this_ones_self_test(
         self, plans, library, demo_bundle, sizes
     ):
@@ -239,6 +261,11 @@ class TestBuild:
 
     def test_what_one_build_measured_the_next_one_has(self, plans):
         assert Plans().timings(plans[0].record.target) == b"t" * 4
+
+    @pytest.mark.usefixtures("library")
+    def test_a_plan_may_take_more_rows_than_it_has_positions(self, demo_bundle):
+        (_, embed, *_) = build_plans(demo_bundle, "cuda:0", Sizes.of(demo_bundle.manifest, 200, None))
+        assert [profile["seq"].most for profile in embed.plan.record.profiles] == [1, 200]
 
     @pytest.mark.usefixtures("library")
     def test_its_steps_are_told(self, demo_bundle, sizes):
