@@ -109,7 +109,7 @@ class Stored(NamedTuple):
 
 
 def key_of(source: Source, target: Target, profiles: Sequence[dict[str, Range]]) -> str:
-    """SHA-256 of what a plan is asked to be: how it is called on the disk and in a certificate."""
+    """SHA-256 of what a plan is asked to be, by which it is called on the disk."""
     return hashlib.sha256(msgspec.json.encode([source, target, profiles], order="sorted")).hexdigest()
 
 

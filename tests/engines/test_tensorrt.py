@@ -119,7 +119,7 @@ class TestAnswers:
     @pytest.mark.usefixtures("plans")
     def test_many_prompts_without_an_image_are_those_of_onnx_runtime_too(self, demo_bundle, demo_model):
         """Together they are longer than any plan takes."""
-        prompts = [f"is the door {side}?" for side in ("left", "right", "there", "shut")] * 5
+        prompts = [f"{20 * 'please '}is the door {side}?" for side in ("left", "right", "there", "shut")] * 5
         found, want = (
             TextBundle(model, ("yes", "no")).complete(prompts) for model in (load(demo_bundle), demo_model)
         )
