@@ -78,6 +78,8 @@ def test_every_command_works_from_the_wheel_alone(environment, tmp_path):
         ("verify", "c.json", "--replay"),
         ("radius", "--votes", 100, "--of", 100, "--sigma", 0.5),
         ("doctor", "--json"),
+        ("plan", "--memory"),
+        ("engines", "list"),
         ("--help",),
     ):
         done = run(edgers, *arguments, cwd=tmp_path)
