@@ -502,7 +502,11 @@ class TestCommands:
             signal.raise_signal(signal.SIGINT)
 
         monkeypatch.setattr("tests.engines.emulated_tensorrt.begun", interrupt)
-        with pytest.raises(click.Abort):
-            self.run(capsys, "build")
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+        try:
+            with pytest.raises(click.Abort):
+                self.run(capsys, "build")
+        finally:
+            signal.signal(signal.SIGINT, before)
         assert started == [True]
         assert Plans().stored() == []
