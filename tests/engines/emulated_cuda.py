@@ -115,12 +115,18 @@ class EmulatedDriver:
 
     def __init__(self, kernels: ctypes.CDLL, *, free: int = 1 << 28) -> None:
         self.kernels, self.free = kernels, free
-        self.allocated: dict[int, np.ndarray] = {}
+        self._allocated: dict[int, np.ndarray] = {}
         self.faults: list[str] = []
         self.first_block: defaultdict[str, int] = defaultdict(int)
         self.queue: deque = deque()
         self.working = threading.RLock()  # a wait ends when other threads' work is done, too
         self.thread = threading.local()
+
+    @property
+    def allocated(self):
+        """See the class."""
+        self._finish()
+        return self._allocated
 
     def cuInit(self, flags):
         return (OK,)
@@ -167,6 +173,7 @@ class EmulatedDriver:
 
     @_entered
     def cuMemGetInfo(self):
+        self._finish()
         return OK, self.free, 8 << 30
 
     @_entered
@@ -174,20 +181,20 @@ class EmulatedDriver:
         if size == 0:
             return INVALID, None
         if size > self.free:
+            self._finish()
+        if size > self.free:
             return driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY, None
         block = np.full(size + 2 * MARGIN, 0xFF, np.uint8)
         pointer = block.ctypes.data + MARGIN
-        self.allocated[pointer] = block
-        self.free -= size
+        with self.working:
+            self._allocated[pointer] = block
+            self.free -= size
         return OK, driver.CUdeviceptr(pointer)
 
     @_entered
     def cuMemFree(self, pointer):
-        self._finish()
-        block = self.allocated.pop(pointer)
-        if (block[:MARGIN] != 0xFF).any() or (block[-MARGIN:] != 0xFF).any():
-            self.faults.append("written beyond an array")
-        self.free += block.size - 2 * MARGIN
+        """In its turn: the collector may call this in the middle of anything."""
+        self.queue.append((self._release, (pointer,)))
         return (OK,)
 
     @_entered
@@ -251,9 +258,10 @@ class EmulatedDriver:
     def _bytes(self, pointer, size):
         """That memory; whatever is not inside one allocation is an error."""
         pointer = int(pointer)
-        for start, block in self.allocated.items():
-            if start <= pointer and pointer + size <= start + block.size - 2 * MARGIN:
-                return block[MARGIN + pointer - start :][:size]
+        with self.working:
+            for start, block in self._allocated.items():
+                if start <= pointer and pointer + size <= start + block.size - 2 * MARGIN:
+                    return block[MARGIN + pointer - start :][:size]
         raise AssertionError("this memory was not allocated")
 
     def _enqueue(self, stream, operation, *arguments):
@@ -267,6 +275,12 @@ class EmulatedDriver:
             while self.queue:
                 operation, arguments = self.queue.popleft()
                 operation(*arguments)
+
+    def _release(self, pointer):
+        block = self._allocated.pop(pointer)
+        if (block[:MARGIN] != 0xFF).any() or (block[-MARGIN:] != 0xFF).any():
+            self.faults.append("written beyond an array")
+        self.free += block.size - 2 * MARGIN
 
     def _fill(self, dtype, pointer, pitch, value, width, height, stream):
         for row in range(height):

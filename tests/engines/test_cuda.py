@@ -321,5 +321,6 @@ class TestRunning:
         array = emulated_gpu.empty((8,), np.float32)
         emulated_driver.allocated[array.pointer][-1] = 0
         del array
+        assert not emulated_driver.allocated
         assert emulated_driver.faults == ["written beyond an array"]
         emulated_driver.faults.clear()
