@@ -35,6 +35,7 @@ BLANK = "▁"
 class Miniature:
     """What one random-weight checkpoint is made of; see `MINIATURES`."""
 
+    family: str = "llava"
     decoder: str = "llama"
     vision: str = "clip"
     feature_layer: int | list[int] = -2
@@ -44,12 +45,17 @@ class Miniature:
     text: dict[str, Any] = field(default_factory=dict)
     vision_options: dict[str, Any] = field(default_factory=dict)
     processor: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
     shard: str = "5GB"
+    frame: tuple[int, int] | None = None
+    pool: int = 1
 
 
 VICUNA = "A chat between a curious user and an assistant. USER: <image>\n{prompt} ASSISTANT:"
 MISTRAL = "[INST] <image>\n{prompt} [/INST]"
 QWEN = "<|im_start|>user <image>\n{prompt}<|im_end|><|im_start|>assistant\n"
+
+GRIDS = [[28, 56], [56, 28], [56, 56]]
 
 # Each differs from the others in several options at once; together they cover every family and option.
 MINIATURES = {
@@ -93,12 +99,50 @@ MINIATURES = {
         template=QWEN,
         text={"tie_word_embeddings": True, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
     ),
+    "llava-next, mistral, clip, a margin above and below": Miniature(
+        family="llava_next",
+        decoder="mistral",
+        template=MISTRAL,
+        config={"image_grid_pinpoints": GRIDS},
+        frame=(30, 40),
+    ),
+    "llava-onevision, qwen2, siglip, features of the grid shrunk": Miniature(
+        family="llava_onevision",
+        decoder="qwen2",
+        vision="siglip",
+        strategy="full",
+        feature_layer=-1,
+        tokenizer="byte level",
+        template=QWEN,
+        config={"image_grid_pinpoints": GRIDS, "vision_aspect_ratio": "anyres_max_2"},
+        frame=(60, 44),
+    ),
+    "llava-next, llama, clip, pooled": Miniature(
+        family="llava_next", config={"image_grid_pinpoints": GRIDS}, frame=(25, 60), pool=3
+    ),
 }
 
 _DECODERS = {
     "llama": transformers.LlamaConfig,
     "mistral": transformers.MistralConfig,
     "qwen2": transformers.Qwen2Config,
+}
+_FAMILIES = {
+    "llava": (
+        transformers.LlavaConfig,
+        transformers.LlavaForConditionalGeneration,
+        transformers.CLIPImageProcessor,
+    ),
+    "llava_next": (
+        transformers.LlavaNextConfig,
+        transformers.LlavaNextForConditionalGeneration,
+        transformers.LlavaNextImageProcessor,
+    ),
+    "llava_onevision": (
+        transformers.LlavaOnevisionConfig,
+        transformers.LlavaOnevisionForConditionalGeneration,
+        transformers.LlavaOnevisionImageProcessor,
+    ),
 }
 _TOWERS = {"clip": transformers.CLIPVisionConfig, "siglip": transformers.SiglipVisionConfig}
 _SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<image>", "<|im_start|>", "<|im_end|>"]
@@ -133,23 +177,27 @@ def write(miniature: Miniature, folder: Path, *, seed: int = 0) -> Path:
             **miniature.text,
         }
     )
-    config = transformers.LlavaConfig(
+    make_config, make_model, make_image_processor = _FAMILIES[miniature.family]
+    config = make_config(
         vision_config=vision,
         text_config=text,
-        image_token_id=_SPECIAL.index("<image>"),
+        image_token_index=_SPECIAL.index("<image>"),
         vision_feature_layer=miniature.feature_layer,
         vision_feature_select_strategy=miniature.strategy,
         tie_word_embeddings=text.tie_word_embeddings,
+        **miniature.config,
     )
     torch.manual_seed(seed)
-    model = transformers.LlavaForConditionalGeneration(config).eval()
+    model = make_model(config).eval()
     _spread(model)
     model.save_pretrained(folder, max_shard_size=miniature.shard)
     size = {"height": vision.image_size, "width": vision.image_size}
-    image_processor = transformers.CLIPImageProcessor(
-        **{"size": size, "crop_size": size, "do_center_crop": False, **miniature.processor}
+    tiles = {key: grids for key, grids in miniature.config.items() if key == "image_grid_pinpoints"}
+    image_processor = make_image_processor(
+        **{"size": size, "crop_size": size, "do_center_crop": False, **tiles, **miniature.processor}
     )
-    transformers.LlavaProcessor(
+    processor = transformers.LlavaProcessor if miniature.frame is None else transformers.LlavaNextProcessor
+    processor(
         image_processor=image_processor,
         tokenizer=tokenizer,
         patch_size=vision.patch_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,21 @@ if TYPE_CHECKING:
     from edgers_export.bundle import Progress
 
 
+class Frame(click.ParamType[tuple[int, int]]):
+    """WIDTHxHEIGHT, as height and width."""
+
+    name = "WIDTHxHEIGHT"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Read both numbers."""
+        found = re.fullmatch("([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", str(value), re.ASCII)
+        if not found:
+            self.fail(f"{value!r} is not a width and a height, such as 640x480", param, ctx)
+        return int(found[2]), int(found[1])
+
+
 @click.command("export")
 @click.argument("checkpoint", type=PATH, metavar="MODEL_DIR")
 @click.option("--out", type=PATH, required=True, help="Bundle directory to make.")
@@ -31,6 +47,18 @@ if TYPE_CHECKING:
     default="fp32",
     show_default=True,
     help="Of weights and activations; half precision is another base classifier.",
+)
+@click.option(
+    "--frame",
+    type=Frame(),
+    help="The camera's, such as 640x480, for models that cut an image into tiles by its size.",
+)
+@click.option(
+    "--pool",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Average N by N image features into one: fewer tokens, and another base classifier.",
 )
 @click.option("--max-length", type=int, help="Positions for image, prompt and answer  [default: all]")
 @click.option(
@@ -51,6 +79,8 @@ def command(
     checkpoint: Path,
     out: Path,
     precision: Precision,
+    frame: tuple[int, int] | None,
+    pool: int,
     max_length: int | None,
     opset: int,
     rules_paths: tuple[Path, ...],
@@ -72,6 +102,8 @@ def command(
             licence=licence,
             oracles=oracles,
             precision=precision,
+            frame=frame,
+            pool=pool,
             opset=opset,
             max_length=max_length,
             progress=progress,

@@ -59,7 +59,12 @@ def _model(m: Manifest) -> Rows:
     size, template = m.dimensions, m.prompt
     height, width = m.preparation.canvas_size
     yield "family", f"{m.family}, {m.precision}, ONNX opset {m.opset}"
-    yield "image", f"{width}×{height} canvas, {m.preparation.filter}, {size.image_tokens} tokens"
+    frame = m.preparation.frame
+    made_for = "" if frame is None else f" of {frame[1]}×{frame[0]} images and others of that shape"
+    yield (
+        "image",
+        f"{width}×{height} canvas{made_for}, {m.preparation.filter}, {size.image_tokens} tokens",
+    )
     yield (
         "prompt",
         f"{len(template.before_image)} tokens, <image>, "

@@ -259,6 +259,16 @@ def _attention(inputs: Inputs, _: Mapping[str, Any]) -> list[Known]:
     return [Known(query.dtype, (*query.shape[:-1], values.shape[-1]))]
 
 
+def _pad(inputs: Inputs, _: Mapping[str, Any]) -> list[Known]:
+    value, pads = inputs[0], inputs[1].numbers.tolist()
+    rank = len(value.shape)
+    axes = _axes(inputs[2:], rank) if len(inputs) > 3 and inputs[3] else range(rank)
+    shape = list(value.shape)
+    for place, axis in enumerate(axes):
+        shape[axis] += pads[place] + pads[len(pads) // 2 + place]
+    return [Known(value.dtype, tuple(shape))]
+
+
 def _constant_node(_: Inputs, attributes: Mapping[str, Any]) -> list[Known]:
     if "value" in attributes:
         return [attributes["value"]]
@@ -312,6 +322,7 @@ _RULES: dict[str, Rule] = {
     "Gather": _gather,
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "Pad": _pad,
     "Range": _range,
     "Reshape": _reshape,
     "Shape": _shape,

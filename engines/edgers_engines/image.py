@@ -47,7 +47,7 @@ _UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 _MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
-Side = Annotated[int, Meta(ge=1, le=2048)]
+Side = Annotated[int, Meta(ge=1, le=2304)]  # LLaVA-OneVision's largest grid of tiles
 Level = Annotated[float, Meta(ge=0, le=1)]
 CameraSide = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
 
@@ -58,7 +58,8 @@ class Preparation(Record, frozen=True, kw_only=True):
     First `pad` puts the image in the middle of a square as wide as its longer side; it is the background, one
     number in [0, 1] for each of red, green and blue. Then exactly one of `exact` (height, width) and
     `shortest_edge` (pixels) says how to resize; a padded square has `exact`. Last `crop` (height, width)
-    takes the centre.
+    takes the centre. `frame` (height, width) is the camera's, where a model looks at an image in tiles: their
+    number depends on its shape, so images of another are refused.
     """
 
     exact: tuple[Side, Side] | None = None
@@ -66,6 +67,7 @@ class Preparation(Record, frozen=True, kw_only=True):
     filter: Filter = "bicubic"
     crop: tuple[Side, Side] | None = None
     pad: tuple[Level, Level, Level] | None = None
+    frame: tuple[CameraSide, CameraSide] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be carried out.
@@ -78,6 +80,8 @@ class Preparation(Record, frozen=True, kw_only=True):
             raise ValueError("a preparation has exactly one of `exact` and `shortest_edge`")
         if self.pad is not None and self.exact is None:
             raise ValueError("a preparation with `pad` resizes the square to `exact`, not by `shortest_edge`")
+        if self.frame is not None and (self.exact is None or self.crop or self.pad):
+            raise ValueError("a preparation for a `frame` resizes to `exact` and does nothing else")
         if self.crop is None:
             if self.exact is None:
                 raise ValueError("a preparation by `shortest_edge` needs a `crop`: the canvas has one size")
@@ -291,6 +295,7 @@ def operator_norm(camera_size: tuple[int, int], preparation: Preparation) -> flo
 @lru_cache(maxsize=4)
 def _matrices(camera_size: tuple[int, int], preparation: Preparation) -> tuple[csr_array, csr_array]:
     """The two factors of the linear part: [canvas height, camera height] and [canvas width, camera width]."""
+    _check_shape(camera_size, preparation)
     padded = camera_size if preparation.pad is None else (max(camera_size),) * 2
     resized = _resized(padded, preparation)
     rows, columns = (
@@ -299,6 +304,19 @@ def _matrices(camera_size: tuple[int, int], preparation: Preparation) -> tuple[c
         for start in [(whole - old) // 2]
     )
     return rows, columns
+
+
+def _check_shape(size: tuple[int, int], preparation: Preparation) -> None:
+    """Refuse an image that would be squashed by more than a pixel of the canvas, where its shape matters."""
+    if preparation.frame is None:
+        return
+    (height, width), (frame_height, frame_width) = size, preparation.frame
+    stretch = (height * frame_width) / (width * frame_height)
+    if abs(stretch - 1) * max(preparation.canvas_size) > 1:
+        raise ImageError(
+            f"the image is {width}x{height}; this bundle was exported for {frame_width}x{frame_height} and "
+            f"others of that shape: crop it, or export with --frame {width}x{height}"
+        )
 
 
 def _resized(size: tuple[int, int], preparation: Preparation) -> tuple[int, int]:

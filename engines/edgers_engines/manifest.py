@@ -14,6 +14,7 @@ from edgers_engines.records import Record
 
 SCHEMA_VERSION: Literal[3] = 3
 
+Family = Literal["llava", "llava_next", "llava_onevision"]
 Precision = Literal["fp32", "fp16"]
 ACTIVATIONS: dict[Precision, Dtype] = {"fp32": "float32", "fp16": "float16"}
 Opset = Annotated[int, Meta(ge=24, le=25)]  # 24 is the first with TensorScatter, 25 the last that was tried
@@ -130,7 +131,7 @@ class Manifest(Record, frozen=True, kw_only=True):
 
     schema_version: Literal[3]
     name: Name
-    family: Literal["llava"]
+    family: Family
     licence: str
     precision: Precision
     opset: Opset

@@ -35,11 +35,11 @@ from edgers_engines.vlm import VisionLanguageModel
 from edgers_export import checkpoint
 from edgers_export.checkpoint import Checkpoint
 from edgers_export.errors import ExportError
-from edgers_export.llava import Vision, dimensions, halve, image_tokens, longest, write_graphs
+from edgers_export.llava import dimensions, halve, longest, write_graphs
 from edgers_export.onnx import WEIGHTS, GraphWriter
 from edgers_export.parity import Reference, compare, reference
-from edgers_export.processor import read_normalisation, read_preparation
 from edgers_export.template import prompt_ids, read_template, read_tokenizer
+from edgers_export.vision import read_vision
 
 OPSET = 24  # the first with TensorScatter and with Attention over a cache written in place
 # A token is trusted when its lead exceeds this multiple of the largest logit difference that was measured
@@ -69,12 +69,14 @@ def export_bundle(
     licence: str = "unknown",
     oracles: tuple[Rules, ...] = (),
     precision: Precision = "fp32",
+    frame: tuple[int, int] | None = None,
+    pool: int = 1,
     opset: int = OPSET,
     max_length: int | None = None,
     max_new_tokens: int = 32,
     progress: Progress = lambda _stage: None,
 ) -> Bundle:
-    """Export a local `LlavaForConditionalGeneration` checkpoint.
+    """Export a local checkpoint of one of the families in `recipes`.
 
     Args:
         folder: Hugging Face directory with safetensors, config, tokenizer and processor.
@@ -83,6 +85,9 @@ def export_bundle(
         licence: the weights' licence, for the manifest.
         oracles: rule oracles to carry.
         precision: of weights and activations; canvas and logits are float32 in both.
+        frame: height and width of the camera's images, for families that cut them into tiles.
+        pool: how many neighbouring image features along each side become one; the certified model is the one
+            that sees their averages.
         opset: of the graphs.
         max_length: positions for prompt, image and answer; all the decoder has unless given.
         max_new_tokens: where free answers end at the latest.
@@ -106,6 +111,8 @@ def export_bundle(
             licence=licence,
             oracles=oracles,
             precision=precision,
+            frame=frame,
+            pool=pool,
             opset=opset,
             max_length=max_length,
             max_new_tokens=max_new_tokens,
@@ -126,6 +133,8 @@ def _write(
     licence: str,
     oracles: tuple[Rules, ...],
     precision: Precision,
+    frame: tuple[int, int] | None,
+    pool: int,
     opset: int,
     max_length: int | None,
     max_new_tokens: int,
@@ -136,15 +145,13 @@ def _write(
     source = checkpoint.load(folder)
     model, processor = source.model, source.processor
     positions = longest(model.config, max_length)
-    normalisation = read_normalisation(processor.image_processor)
-    preparation = read_preparation(processor.image_processor)
+    vision, preparation = read_vision(model, processor.image_processor, frame=frame, pool=pool)
     tokenizer = read_tokenizer(processor)
     template = read_template(processor, tokenizer, model.config.image_token_id)
     ids = prompt_ids(tokenizer, template, _PARITY_PROMPT)
-    _check_length(positions, image_tokens(model.config, preparation.canvas_size), ids)
+    _check_length(positions, vision.image_tokens, ids)
     end_tokens = source.end_tokens
     progress("ask PyTorch")
-    vision = Vision(model, normalisation)
     want = reference(
         model,
         vision,
@@ -158,16 +165,16 @@ def _write(
     with GraphWriter(scratch, opset) as writer:
         graphs = write_graphs(
             model,
+            vision,
             writer,
             canvas_size=preparation.canvas_size,
-            normalisation=normalisation,
             progress=progress,
         )
     tokenizer.save(str(scratch / TOKENIZER))
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=name,
-        family="llava",
+        family=model.config.model_type,
         licence=licence,
         precision=precision,
         opset=opset,

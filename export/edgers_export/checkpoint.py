@@ -19,6 +19,7 @@ import transformers
 
 from edgers_export.errors import ExportError
 from edgers_export.llava import check_config
+from edgers_export.recipe import recipes
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 # Of another kind, transformers would unpickle it; with a slash, it might lie anywhere.
@@ -105,14 +106,16 @@ def load(folder: Path) -> Checkpoint:
     """Load a checkpoint in float32, shard by shard.
 
     Raises:
-        ExportError: it is not a LLaVA checkpoint, lacks something, is pickled, quantized or an adapter, wants
-            code of its own to be run, or its weights do not fit its config.
+        ExportError: it is of no family that can be exported, lacks something, is pickled, quantized or an
+            adapter, wants code of its own to be run, or its weights do not fit its config.
     """
-    check_folder(folder, ("llava",), "preprocessor_config.json")
+    check_folder(folder, tuple(recipes()), "preprocessor_config.json")
     with reading(folder):
-        check_config(transformers.AutoConfig.from_pretrained(folder, **LOCAL))
-        processor = transformers.AutoProcessor.from_pretrained(folder, use_fast=None, **LOCAL)
-        model, report = transformers.LlavaForConditionalGeneration.from_pretrained(
+        config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
+        check_config(config)
+        recipe = recipes()[config.model_type]
+        processor = getattr(transformers, recipe.processor).from_pretrained(folder, use_fast=None, **LOCAL)
+        model, report = getattr(transformers, recipe.model).from_pretrained(
             folder, attn_implementation=ATTENTION, **WEIGHTS
         )
     check_report(folder, report)

@@ -1,4 +1,4 @@
-"""The LLaVA family: `LlavaForConditionalGeneration` as three modules, and those as three graphs."""
+"""Models of LLaVA's kind (vision tower, projector, decoder): their graphs, and what cannot be one."""
 
 from __future__ import annotations
 
@@ -15,40 +15,14 @@ from edgers_export import attention
 from edgers_export.errors import ExportError
 from edgers_export.lean import lean
 from edgers_export.onnx import GraphWriter
-from edgers_export.processor import Normalisation
+from edgers_export.recipe import recipes
+from edgers_export.vision import Vision
 
 Progress = Callable[[str], None]
 
-VISION_TOWERS = ("clip_vision_model", "siglip_vision_model")
-DECODERS = ("llama", "mistral", "qwen2")
 MOST_POSITIONS = 1 << 24  # that a manifest can state
 # Their rotation depends on how long the text has become, so a position's key would not stay what it was.
 _MOVING_ROTATIONS = ("dynamic", "longrope")
-
-
-class Vision(nn.Module):
-    """Canvas [batch, 3, H, W] in [0, 1] -> image features [batch, image_tokens, hidden]."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: Any, normalisation: Normalisation) -> None:  # noqa: ANN401  transformers is untyped
-        super().__init__()
-        self.tower, self.projector = model.model.vision_tower, model.model.multi_modal_projector
-        layers = model.config.vision_feature_layer
-        self.layers = [layers] if isinstance(layers, int) else list(layers)
-        self.drop_class_token = model.config.vision_feature_select_strategy == "default"
-        self.register_buffer("mean", torch.tensor(normalisation.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(normalisation.std).view(1, 3, 1, 1))
-
-    def forward(self, canvas: Tensor) -> Tensor:
-        """Normalise in float32, run the vision tower, take the features of its layers, project them."""
-        pixels = ((canvas - self.mean.float()) / self.std.float()).to(self.tower.dtype)
-        states = self.tower(pixels, output_hidden_states=True).hidden_states
-        chosen = [states[layer] for layer in self.layers]
-        features = torch.cat([state[:, 1:] if self.drop_class_token else state for state in chosen], dim=-1)
-        projected: Tensor = self.projector(features)
-        return projected
 
 
 class Embed(nn.Module):
@@ -88,9 +62,12 @@ def check_config(config: Any) -> None:  # noqa: ANN401  transformers is untyped
         ExportError: another vision tower or decoder, features of a layer that the tower has not, or positions
             that are rotated by the text's length.
     """
-    for part, known in ((config.vision_config, VISION_TOWERS), (config.text_config, DECODERS)):
+    recipe = recipes()[config.model_type]
+    for part, known in ((config.vision_config, recipe.vision_towers), (config.text_config, recipe.decoders)):
         if part.model_type not in known:
-            raise ExportError(f"the checkpoint has a {part.model_type}; {', '.join(known)} can be exported")
+            raise ExportError(
+                f"the checkpoint has a {part.model_type}; of {recipe.title}, {', '.join(known)} can be"
+            )
     chosen, layers = config.vision_feature_layer, config.vision_config.num_hidden_layers
     several = chosen if isinstance(chosen, list) and chosen else [chosen]
     if not all(type(layer) is int and -layers - 1 <= layer <= layers for layer in several):
@@ -101,24 +78,6 @@ def check_config(config: Any) -> None:  # noqa: ANN401  transformers is untyped
     kind = scaling.get("rope_type", scaling.get("type"))
     if kind in _MOVING_ROTATIONS:
         raise ExportError(f"the decoder rotates positions by {kind!r}, which changes with the text's length")
-
-
-def image_tokens(config: Any, canvas_size: tuple[int, int]) -> int:  # noqa: ANN401  transformers is untyped
-    """Positions that one image takes, from the config alone.
-
-    Raises:
-        ExportError: the image processor makes another size than the vision tower takes.
-    """
-    vision = config.vision_config
-    size, patch = vision.image_size, vision.patch_size
-    if canvas_size != (size, size):
-        raise ExportError(
-            f"the image processor makes {canvas_size[1]}x{canvas_size[0]}; the vision tower takes a square "
-            f"of {size}"
-        )
-    class_token = vision.model_type == "clip_vision_model"
-    dropped = config.vision_feature_select_strategy == "default"
-    return int((size // patch) ** 2 + class_token - dropped)
 
 
 def halve(model: Any) -> None:  # noqa: ANN401  transformers is untyped
@@ -175,25 +134,25 @@ def dimensions(model: Any, image_tokens: int, max_length: int) -> Dimensions:  #
 
 def write_graphs(
     model: Any,  # noqa: ANN401  transformers is untyped
+    vision: Vision,
     writer: GraphWriter,
     *,
     canvas_size: tuple[int, int],
-    normalisation: Normalisation,
     progress: Progress,
 ) -> Graphs:
     """Write vision.onnx, embed.onnx and decoder.onnx.
 
     Args:
-        model: `LlavaForConditionalGeneration` in float32 or float16.
+        model: the checkpoint's in float32 or float16.
+        vision: its vision module.
         writer: where to write.
-        canvas_size: height and width that the vision tower takes.
-        normalisation: the checkpoint's mean and standard deviation.
+        canvas_size: height and width.
         progress: called with the name of each graph before it is traced.
     """
     batch, seq = Dim("batch"), Dim("seq")
     progress("vision")
-    vision = writer.write(
-        Vision(model, normalisation),
+    features = writer.write(
+        vision,
         "vision.onnx",
         example=(torch.rand(2, 3, *canvas_size),),
         dynamic_shapes=({0: batch},),
@@ -210,7 +169,7 @@ def write_graphs(
         outputs=["embeddings"],
     )
     progress("decoder")
-    return Graphs(vision=vision, embed=embed, decoder=_write_decoder(model, writer))
+    return Graphs(vision=features, embed=embed, decoder=_write_decoder(model, writer))
 
 
 def _write_decoder(model: Any, writer: GraphWriter) -> Graph:  # noqa: ANN401  transformers is untyped

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from edgers_engines.manifest import Expected, Parity, SelfTest
 from edgers_engines.self_test import forced_logits
 from edgers_engines.vlm import VisionLanguageModel
-from edgers_export.llava import Vision
+from edgers_export.vision import Vision
 
 _TEST_ROWS, _TEST_STEPS, _TEST_LOGITS = 2, 4, 8  # what a bundle keeps of the reference for its self-test
 
@@ -61,22 +61,17 @@ def reference(
 
     Args:
         model: the checkpoint in float32.
-        vision: its vision module, for the normalisation and the features.
+        vision: its vision module, which says what the model gets to see.
         ids: token ids before and after the image.
         prompt: the text that gave them.
         canvases: float32 [rows, 3, H, W].
         steps: new tokens.
     """
-    prefix, suffix = ids
     pixels = torch.from_numpy(canvases)
     with torch.no_grad():
         features = vision(pixels)
-        image = [model.config.image_token_id] * features.shape[1]
-        input_ids = torch.tensor([[*prefix, *image, *suffix]]).repeat(len(canvases), 1)
         out = model.generate(
-            input_ids=input_ids,
-            attention_mask=torch.ones_like(input_ids),
-            pixel_values=(pixels - vision.mean) / vision.std,
+            **_asked(model, vision, ids, pixels, features),
             generation_config=GenerationConfig(
                 max_new_tokens=steps,
                 do_sample=False,
@@ -87,9 +82,33 @@ def reference(
             output_logits=True,
             return_dict_in_generate=True,
         )
-    tokens = out.sequences[:, input_ids.shape[1] :].T
+    tokens = out.sequences[:, -steps:].T
     logits = torch.stack(out.logits)
     return Reference(canvases, prompt, features.numpy(), tokens.numpy(), logits.numpy())
+
+
+def _asked(
+    model: Any,  # noqa: ANN401  as above
+    vision: Vision,
+    ids: tuple[tuple[int, ...], tuple[int, ...]],
+    pixels: torch.Tensor,
+    features: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """Images and prompt as `generate` takes them: so that it makes its own features wherever it can."""
+    rows, count = features.shape[:2]
+    before, after = (torch.tensor(part, dtype=torch.int64).expand(rows, -1) for part in ids)
+    everything = torch.ones(rows, before.shape[1] + count + after.shape[1], dtype=torch.int64)
+    if vision.pooling is not None:  # which transformers does not do
+        table = model.get_input_embeddings()
+        embeddings = torch.cat((table(before), features, table(after)), dim=1)
+        return {"inputs_embeds": embeddings, "attention_mask": everything}
+    image = torch.full((rows, count), model.config.image_token_id)
+    asked = {"input_ids": torch.cat((before, image, after), dim=1), "attention_mask": everything}
+    views = vision.views(pixels)
+    if vision.tiles is None:
+        return {**asked, "pixel_values": views}
+    sizes = torch.tensor([vision.tiles.grid.frame] * rows)
+    return {**asked, "pixel_values": views.reshape(rows, -1, *views.shape[1:]), "image_sizes": sizes}
 
 
 def compare(model: VisionLanguageModel, want: Reference) -> Parity:

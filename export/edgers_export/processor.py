@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgers_engines.image import CameraImage, Preparation, prepare
 from edgers_engines.resampling import Filter
 from edgers_export.errors import ExportError
+from edgers_export.tiles import Tiles
 
 _STEPS = {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb", "do_center_crop", "do_pad"}
 _PROBE_SIZES = ((240, 320), (331, 180), (224, 224))
@@ -41,19 +42,41 @@ def read_preparation(image_processor: Any) -> Preparation:  # noqa: ANN401  tran
     """
     p = image_processor
     _check_steps(p)
+    if getattr(p, "image_grid_pinpoints", None):
+        raise ExportError("the image processor cuts an image into tiles, which this model does not look at")
     size, crop = _size(p, "size"), _size(p, "crop_size") if getattr(p, "do_center_crop", False) else None
     exact, edge = _pair(size), size.get("shortest_edge")
     pad = _background(p) if getattr(p, "do_pad", False) else None
     if pad is not None and edge is not None:
         exact, edge = (edge, edge), None  # of a square
     fields = {"exact": exact, "shortest_edge": edge, "crop": crop and _pair(crop), "pad": pad}
-    try:
-        preparation = msgspec.convert({**fields, "filter": _filter(p.resample)}, Preparation)
-    except ValueError as error:
-        raise ExportError(f"the image processor resizes to {size} and crops to {crop}: {error}") from None
+    preparation = _preparation(p, f"resizes to {size} and crops to {crop}", **fields)
     for height, width in _PROBE_SIZES:
         _check_image(p, preparation, height, width)
     return preparation
+
+
+def read_tiled_preparation(image_processor: Any, tiles: Tiles) -> Preparation:  # noqa: ANN401  as above
+    """How the canvas is made that tiles are cut from, tried out against the processor itself.
+
+    The processor shrinks the camera's image to an overview; `Tiles` shrinks the canvas, which is of another
+    size, so there its values may be a little further off.
+
+    Raises:
+        ExportError: the canvas is too large, or the processor does not do what its attributes say.
+    """
+    p, grid = image_processor, tiles.grid
+    _check_steps(p)
+    preparation = _preparation(p, f"resizes to {grid.canvas}", exact=grid.canvas, frame=grid.frame)
+    _check_image(p, preparation, *grid.frame, tiles)
+    return preparation
+
+
+def _preparation(p: Any, what: str, **fields: Any) -> Preparation:  # noqa: ANN401
+    try:
+        return msgspec.convert({**fields, "filter": read_filter(p.resample)}, Preparation)
+    except ValueError as error:
+        raise ExportError(f"the image processor {what}: {error}") from None
 
 
 def read_normalisation(image_processor: Any) -> Normalisation:  # noqa: ANN401  transformers is untyped
@@ -83,10 +106,6 @@ def read_normalisation(image_processor: Any) -> Normalisation:  # noqa: ANN401  
 def _check_steps(p: Any) -> None:  # noqa: ANN401
     if not getattr(p, "do_resize", False):
         raise ExportError("the image processor must resize: a canvas has one size")
-    if getattr(p, "image_grid_pinpoints", None):
-        raise ExportError(
-            "the image processor cuts an image into tiles; one canvas per image can be exported"
-        )
     others = [n for n in dir(p) if n.startswith("do_") and getattr(p, n) is True and n not in _STEPS]
     if others:
         raise ExportError(f"the image processor has a step that cannot be exported: {', '.join(others)}")
@@ -130,8 +149,15 @@ def _is_finite(number: object) -> bool:
     return isinstance(number, (int, float)) and math.isfinite(number)
 
 
-def _check_image(p: Any, preparation: Preparation, height: int, width: int) -> None:  # noqa: ANN401
+def _check_image(
+    p: Any,  # noqa: ANN401
+    preparation: Preparation,
+    height: int,
+    width: int,
+    tiles: Tiles | None = None,
+) -> None:
     """The processor's own output for a smooth image, compared with what a device will compute."""
+    import torch
     from PIL import Image
 
     what, pixels = f"a {width}x{height} image", _smooth(height, width)
@@ -139,13 +165,13 @@ def _check_image(p: Any, preparation: Preparation, height: int, width: int) -> N
         values = np.asarray(p(Image.fromarray(pixels), return_tensors="pt").pixel_values)
     except Exception as error:  # noqa: BLE001  a processor raises whatever its settings bring about
         raise ExportError(f"the image processor fails on {what}: {type(error).__name__}: {error}") from None
-    canvas = np.clip(prepare(CameraImage(pixels), preparation), 0, 1)
-    expected = (1, *canvas.shape)
-    if values.shape != expected:
-        raise ExportError(f"the image processor makes {values.shape} of {what}, not {expected} as it says")
+    canvas = np.clip(prepare(CameraImage(pixels), preparation), 0, 1)[None]
+    views = canvas if tiles is None else tiles.cut(torch.from_numpy(canvas).float()).numpy()[None]
+    if values.shape != views.shape:
+        raise ExportError(f"the image processor makes {values.shape} of {what}, not {views.shape} as it says")
     normalisation = read_normalisation(p)
     mean, std = (np.reshape(v, (3, 1, 1)) for v in (normalisation.mean, normalisation.std))
-    if (worst := np.abs(values[0] * std + mean - canvas).max()) > _PROBE_TOLERANCE:
+    if (worst := np.abs(values * std + mean - views).max()) > _PROBE_TOLERANCE:
         raise ExportError(
             f"the image processor's values for {what} are {255 * worst:.1f}/255 off what it says it does"
         )
@@ -158,7 +184,12 @@ def _smooth(height: int, width: int) -> NDArray[np.uint8]:
     return (127.5 + 80 * waves).astype(np.uint8)
 
 
-def _filter(resample: int) -> Filter:
+def read_filter(resample: int) -> Filter:
+    """The filter that an image processor resizes by.
+
+    Raises:
+        ExportError: it is no linear one.
+    """
     from PIL.Image import Resampling
 
     name = Resampling(resample).name.lower()

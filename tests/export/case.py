@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from edgers_engines.bundle import Bundle
 from edgers_engines.noise import Stream, noisy_copies, to_lattice
 from edgers_engines.vlm import VisionLanguageModel
-from edgers_export.llava import Vision
+from edgers_export.checkpoint import load
 from edgers_export.parity import Reference, reference
-from edgers_export.processor import read_normalisation
+from edgers_export.vision import read_vision
 
 ROWS, STEPS = 8, 16
 PROMPT = "Which way should the robot go?"
@@ -26,13 +25,14 @@ PROMPTS = (
 class Case:
     """A bundle, its checkpoint in PyTorch, and eight noisy canvases."""
 
-    def __init__(self, bundle: Bundle, checkpoint: Path) -> None:
+    def __init__(self, bundle: Bundle, checkpoint: Path, pool: int = 1) -> None:
         self.bundle = bundle
         self.runtime = VisionLanguageModel(bundle)
-        self.torch = LlavaForConditionalGeneration.from_pretrained(checkpoint, local_files_only=True).eval()
-        processor = AutoProcessor.from_pretrained(checkpoint, local_files_only=True)
-        self.vision = Vision(self.torch, read_normalisation(processor.image_processor))
-        size = bundle.manifest.preparation.canvas_size
+        source = load(checkpoint)
+        self.torch, preparation = source.model, bundle.manifest.preparation
+        image_processor = source.processor.image_processor
+        self.vision, _ = read_vision(self.torch, image_processor, frame=preparation.frame, pool=pool)
+        size = preparation.canvas_size
         canvas = to_lattice(np.random.default_rng(7).random((3, *size)))
         self.canvases = np.empty((ROWS, *canvas.shape), np.float32)
         noisy_copies(canvas, 0.5, seed=1, stream=Stream.SELECTION, first=0, out=self.canvases)

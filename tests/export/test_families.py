@@ -19,10 +19,12 @@ from tests.export.case import PROMPTS, ROWS, STEPS, Case
 @pytest.fixture(scope="module", params=MINIATURES, ids=str)
 def cases(request, tmp_path_factory):
     """A family in both precisions."""
-    checkpoint = write(MINIATURES[request.param], tmp_path_factory.mktemp("family") / "checkpoint")
-    full = export_bundle(checkpoint, checkpoint.parent / "fp32")
-    half = export_bundle(checkpoint, checkpoint.parent / "fp16", precision="fp16")
-    return Case(full, checkpoint), Case(half, checkpoint)
+    made = MINIATURES[request.param]
+    checkpoint = write(made, tmp_path_factory.mktemp("family") / "checkpoint")
+    options = {"frame": made.frame, "pool": made.pool}
+    full = export_bundle(checkpoint, checkpoint.parent / "fp32", **options)
+    half = export_bundle(checkpoint, checkpoint.parent / "fp16", precision="fp16", **options)
+    return Case(full, checkpoint, made.pool), Case(half, checkpoint, made.pool)
 
 
 def test_all_greedy_tokens_equal_generate_and_in_half_precision_99_of_100(cases):
