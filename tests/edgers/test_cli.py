@@ -186,6 +186,13 @@ WRONG = {
     "demo with an argument": (["demo", "x"], 2, "unexpected extra argument"),
     "doctor with an argument": (["doctor", "x"], 2, "unexpected extra argument"),
     "export without an output": (["export", "checkpoint"], 2, "Missing option '--out'"),
+    "export: half a frame": (["export", "x", "--out", "y", "--frame", "640"], 2, "such as 640x480"),
+    "export: an empty frame": (["export", "x", "--out", "y", "--frame", "0x480"], 2, "such as 640x480"),
+    "export: no pooling": (
+        ["export", "x", "--out", "y", "--pool", "0"],
+        2,
+        "'--pool': 0 is not in the range",
+    ),
     # numbers of radius
     "radius: more votes than samples": (counted("11"), 2, "11 votes of 10 samples"),
     "radius: negative votes": (counted("-1"), 2, "-1 votes of 10 samples"),

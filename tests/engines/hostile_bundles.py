@@ -496,6 +496,7 @@ IN_SCHEMA = (
     case("negative-margin", field("decoding", "margin_tolerance", value=-1e-9), r">= 0.*margin"),
     case("dtype-object", field("graphs", "vision", "inputs", 0, "dtype", value="object"), "'object'"),
     case("no-canvas-size", field("preparation", "exact", value=None), "exactly one of"),
+    case("empty-frame", field("preparation", "frame", value=[0, 4]), r">= 1.*preparation\.frame"),
     case("enormous-canvas", field("preparation", "exact", value=[1 << 20, 1]), r"<= 2304.*\$.preparation"),
     case("oracle-without-rules", field("oracles", 0, "rules", value=[]), r"length >= 1.*rules"),
     case("empty-label", oracle(label=""), r"length >= 1.*\.label"),

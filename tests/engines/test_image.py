@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from edgers_engines.errors import ImageError
 from edgers_engines.image import CameraImage, Preparation, operator_norm, prepare
 from edgers_engines.records import parse
 
@@ -131,6 +132,17 @@ class TestPreparation:
             pytest.param({"exact": (4, 4), "crop": (5, 4)}, "larger", id="crop-too-high"),
             pytest.param({"exact": (4, 4), "crop": (4, 5)}, "larger", id="crop-too-wide"),
             pytest.param({"shortest_edge": 4, "crop": (4, 5)}, "larger", id="crop-over-the-edge"),
+            pytest.param(
+                {"frame": (3, 4), "exact": (4, 4), "crop": (4, 4)}, "does nothing else", id="frame-and-crop"
+            ),
+            pytest.param(
+                {"frame": (3, 4), "exact": (4, 4), "pad": (0, 0, 0)}, "does nothing else", id="frame-and-pad"
+            ),
+            pytest.param(
+                {"frame": (3, 4), "shortest_edge": 4, "crop": (4, 4)},
+                "does nothing else",
+                id="frame-by-the-edge",
+            ),
             pytest.param(
                 {"shortest_edge": 4, "crop": (4, 4), "pad": (0, 0, 0)},
                 "`exact`",
@@ -300,6 +312,25 @@ class TestOperatorNorm:
 
     def test_a_picture_that_fits_has_norm_one(self):
         assert 1 <= operator_norm((30, 40), Preparation(exact=(30, 40))) <= 1 + 1e-11
+
+    @pytest.mark.parametrize("size", [(480, 640), (240, 320), (481, 641), (1080, 1440)])
+    def test_an_image_of_the_frames_shape_is_resized_as_any_other(self, size):
+        fields = {"exact": (504, 672), "filter": "bilinear"}
+        framed = Preparation(frame=(480, 640), **fields)
+        assert operator_norm(size, framed) == operator_norm(size, Preparation(**fields))
+
+    @pytest.mark.parametrize("size", [(640, 480), (480, 480), (480, 642), (478, 640), (1080, 1920)])
+    def test_an_image_of_another_shape_than_the_frames_is_refused(self, size):
+        preparation = Preparation(exact=(504, 672), frame=(480, 640))
+        height, width = size
+        for use in (
+            lambda: operator_norm(size, preparation),
+            lambda: prepare(CameraImage(np.zeros((*size, 3), np.uint8)), preparation),
+        ):
+            with pytest.raises(
+                ImageError, match=f"{width}x{height}; .* for 640x480 .*--frame {width}x{height}"
+            ):
+                use()
 
     def test_the_background_has_no_part_in_it(self):
         norms = {

@@ -16,7 +16,7 @@ from edgers_engines.plan_builder import Sizes, profiles
 from edgers_engines.tensorrt_graph import tensorrt_graph
 from edgers_engines.tensorrt_plan import build_plan, open_tensorrt
 from edgers_export.bundle import export_bundle
-from tests.checkpoints import Miniature, write
+from tests.checkpoints import MINIATURES, Miniature, write
 from tests.conftest import CHECKPOINT
 
 POSITIONS = 256
@@ -35,6 +35,14 @@ def wide(tmp_path_factory):
     options = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64}
     checkpoint = write(Miniature(text=options), tmp_path_factory.mktemp("wide") / "checkpoint")
     return export_bundle(checkpoint, checkpoint.parent / "bundle", precision="fp16")
+
+
+@pytest.fixture(scope="module")
+def tiled(tmp_path_factory):
+    """A LLaVA-OneVision that shrinks and pads, in half precision."""
+    made = MINIATURES["llava-onevision, qwen2, siglip, features of the grid shrunk"]
+    checkpoint = write(made, tmp_path_factory.mktemp("tiled") / "checkpoint")
+    return export_bundle(checkpoint, checkpoint.parent / "bundle", precision="fp16", frame=made.frame, pool=2)
 
 
 def build(bundle, name, **options):
@@ -65,6 +73,10 @@ def test_every_graph_of_the_demo_model_in_half_precision_becomes_a_plan(half, na
 def test_every_graph_of_a_model_with_heads_of_64_becomes_a_plan(wide, name):
     assert wide.manifest.dimensions.head_dim == 64
     assert len(build(wide, f"graphs.{name}").content) > 100_000
+
+
+def test_a_vision_graph_that_cuts_tiles_and_pools_becomes_a_plan(tiled):
+    assert len(build(tiled, "graphs.vision").content) > 100_000
 
 
 def test_the_demo_bundles_oracle_becomes_a_plan(demo_bundle):
