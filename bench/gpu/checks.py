@@ -124,12 +124,17 @@ def placement(device: str, say: Say) -> dict[str, Any]:
     return found
 
 
-def bundles(device: str, say: Say) -> dict[str, Any]:
-    """Tokens of the device against those of the CPU, eight rows of sixteen."""
+def bundles_to_try() -> list[Bundle]:
+    """The demo bundle, and those below $BUNDLES."""
     folder = os.environ.get("BUNDLES")
     paths = sorted(path.parent for path in Path(folder).glob("*/manifest.json")) if folder else []
+    return [demo.load_bundle(), *map(Bundle.load, paths)]
+
+
+def bundles(device: str, say: Say) -> dict[str, Any]:
+    """Tokens of the device against those of the CPU, eight rows of sixteen."""
     found: dict[str, Any] = {}
-    for bundle in [demo.load_bundle(), *map(Bundle.load, paths)]:
+    for bundle in bundles_to_try():
         manifest = bundle.manifest
         canvas = to_lattice(np.random.default_rng(1).random((3, *manifest.preparation.canvas_size)))
         canvases = np.empty((8, *canvas.shape), np.float32)

@@ -10,6 +10,8 @@ Parts, all unless named:
   bundles    of the demo bundle and those below $BUNDLES: the self-test, and tokens against the CPU's
   oracle     the demo bundle's learned oracle: labels and logits against the CPU's, texts per second
   demo       the demo frames, certified on both with the same seed: labels, votes, time
+  plans      TensorRT, where it is installed: plans of the demo bundle, and the demo frames by them
+  footprint  memory of a batch, beside the prediction of `edgers plan --memory`
   memory     the demo bundle when the device has next to none left: smaller chunks, the same votes
   full       LLaVA-1.5-7B's architecture (full_size.py), from the graphs in $HOLLOW (hollow.py)
 
@@ -32,10 +34,12 @@ from pathlib import Path
 from typing import Any
 
 import checks
+import footprint
 import full_size
+import plans
 import torch
 
-PACKAGES = ("edgers", "numpy", "torch", "transformers", "onnxruntime-gpu", "cuda-bindings")
+PACKAGES = ("edgers", "numpy", "torch", "transformers", "onnxruntime-gpu", "cuda-bindings", "tensorrt")
 
 
 class Transcript:
@@ -112,6 +116,8 @@ PARTS: dict[str, Callable[[str, checks.Say], Any]] = {
     "bundles": checks.bundles,
     "oracle": checks.oracle,
     "demo": checks.demo_frames,
+    "plans": plans.main,
+    "footprint": footprint.main,
     "memory": checks.memory,
     "full": full_size.main,
 }

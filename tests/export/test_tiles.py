@@ -26,7 +26,7 @@ from edgers_export.tiles import Tiles, read_grid
 from edgers_export.vision import Vision, read_vision
 from tests.checkpoints import MINIATURES, write
 
-FRAMES = ((480, 640), (1080, 1920), (720, 1280), (640, 480), (333, 500), (100, 75), (3000, 4000), (200, 900))
+FRAMES = ((480, 640), (1080, 1920), (720, 1280), (640, 480), (333, 500), (100, 75), (900, 1400), (200, 900))
 REAL = {
     "next": (
         LlavaNextConfig(
