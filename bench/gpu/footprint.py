@@ -27,8 +27,8 @@ def main(device: str, say: Say) -> dict[str, Any]:
         few, many = (_taken(bundle, device, rows) for rows in (FEW, MANY))
         measured, predicted = (many[0] - few[0]) / (MANY - FEW), plan_memory(bundle, many[1]).sample
         say(
-            f"  {bundle.manifest.name}, {bundle.manifest.precision}: {measured / 1e6:.3f} MB for a further row, "
-            f"{predicted / 1e6:.3f} predicted"
+            f"  {bundle.manifest.name}, {bundle.manifest.precision}: {measured / 1e6:.3f} MB for a further "
+            f"row, {predicted / 1e6:.3f} predicted"
         )
         found[bundle.manifest.name] = {"measured": measured, "predicted": predicted}
     return found

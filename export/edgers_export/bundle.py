@@ -39,7 +39,7 @@ from edgers_export.llava import dimensions, halve, longest, write_graphs
 from edgers_export.onnx import WEIGHTS, GraphWriter
 from edgers_export.parity import Reference, compare, reference
 from edgers_export.template import prompt_ids, read_template, read_tokenizer
-from edgers_export.vision import read_vision
+from edgers_export.vision import check_frame, read_vision
 
 OPSET = 24  # the first with TensorScatter and with Attention over a cache written in place
 # A token is trusted when its lead exceeds this multiple of the largest logit difference that was measured
@@ -141,6 +141,7 @@ def _write(
     progress: Progress,
 ) -> tuple[Manifest, Reference]:
     """Write everything but the manifest; the checkpoint's weights live no longer than this call."""
+    check_frame(checkpoint.recipe_of(folder), frame)
     progress("load")
     source = checkpoint.load(folder)
     model, processor = source.model, source.processor

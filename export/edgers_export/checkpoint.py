@@ -19,7 +19,7 @@ import transformers
 
 from edgers_export.errors import ExportError
 from edgers_export.llava import check_config
-from edgers_export.recipe import recipes
+from edgers_export.recipe import Recipe, recipes
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 # Of another kind, transformers would unpickle it; with a slash, it might lie anywhere.
@@ -102,6 +102,16 @@ def chunks(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
+def recipe_of(folder: Path) -> Recipe:
+    """The family that a checkpoint is of, before any of its weights are read.
+
+    Raises:
+        ExportError: see `check_folder`.
+    """
+    check_folder(folder, tuple(recipes()), "preprocessor_config.json")
+    return recipes()[_read_json(folder / "config.json", "")["model_type"]]
+
+
 def load(folder: Path) -> Checkpoint:
     """Load a checkpoint in float32, shard by shard.
 
@@ -109,11 +119,9 @@ def load(folder: Path) -> Checkpoint:
         ExportError: it is of no family that can be exported, lacks something, is pickled, quantized or an
             adapter, wants code of its own to be run, or its weights do not fit its config.
     """
-    check_folder(folder, tuple(recipes()), "preprocessor_config.json")
+    recipe = recipe_of(folder)
     with reading(folder):
-        config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
-        check_config(config)
-        recipe = recipes()[config.model_type]
+        check_config(transformers.AutoConfig.from_pretrained(folder, **LOCAL), recipe)
         processor = getattr(transformers, recipe.processor).from_pretrained(folder, use_fast=None, **LOCAL)
         model, report = getattr(transformers, recipe.model).from_pretrained(
             folder, attn_implementation=ATTENTION, **WEIGHTS

@@ -15,7 +15,7 @@ from edgers_export import attention
 from edgers_export.errors import ExportError
 from edgers_export.lean import lean
 from edgers_export.onnx import GraphWriter
-from edgers_export.recipe import recipes
+from edgers_export.recipe import Recipe
 from edgers_export.vision import Vision
 
 Progress = Callable[[str], None]
@@ -55,14 +55,17 @@ class Decoder(nn.Module):
         return self.head(hidden[:, -1]).float(), *(trace.present[i] for i in range(len(past)))
 
 
-def check_config(config: Any) -> None:  # noqa: ANN401  transformers is untyped
+def check_config(config: Any, recipe: Recipe) -> None:  # noqa: ANN401  transformers is untyped
     """Refuse what the graphs cannot express.
+
+    Args:
+        config: the checkpoint's.
+        recipe: its family's.
 
     Raises:
         ExportError: another vision tower or decoder, features of a layer that the tower has not, or positions
             that are rotated by the text's length.
     """
-    recipe = recipes()[config.model_type]
     for part, known in ((config.vision_config, recipe.vision_towers), (config.text_config, recipe.decoders)):
         if part.model_type not in known:
             raise ExportError(

@@ -17,7 +17,7 @@ from edgers_export.processor import (
     read_preparation,
     read_tiled_preparation,
 )
-from edgers_export.recipe import recipes
+from edgers_export.recipe import Recipe
 from edgers_export.tiles import Tiles, read_grid
 
 
@@ -94,18 +94,9 @@ def read_vision(
         pool: see `Vision`.
 
     Raises:
-        ExportError: no frame is given to a family with tiles, or one to another; or see `read_preparation`,
-            `read_grid` and `Vision`.
+        ExportError: see `read_preparation`, `read_grid` and `Vision`; or the tower takes another size.
     """
-    config, tiled = model.config, recipes()[model.config.model_type].tiles
-    tiles = None
-    if tiled != (frame is not None):
-        raise ExportError(
-            f"{config.model_type} cuts an image into tiles by its size: give the camera's with --frame, "
-            "such as 640x480"
-            if tiled
-            else f"--frame is for families that cut an image into tiles; {config.model_type} takes any size"
-        )
+    config, tiles = model.config, None
     if frame is not None:
         side = -(-_side(config) // pool)
         grid = read_grid(config, image_processor, frame)
@@ -121,6 +112,21 @@ def read_vision(
             f"the image processor makes {width}x{height}; the vision tower takes a square of {size}"
         )
     return vision, preparation
+
+
+def check_frame(recipe: Recipe, frame: tuple[int, int] | None) -> None:
+    """Refuse a family with tiles without a frame, and a frame for another.
+
+    Raises:
+        ExportError: as said.
+    """
+    if recipe.tiles and frame is None:
+        raise ExportError(
+            f"{recipe.title} cuts an image into tiles by its size: give the camera's with --frame, such as "
+            "640x480"
+        )
+    if frame is not None and not recipe.tiles:
+        raise ExportError(f"--frame is for models with tiles; {recipe.title} takes images of any size")
 
 
 def _side(config: Any) -> int:  # noqa: ANN401  as above
