@@ -74,11 +74,11 @@ def steps(content: bytes, sizes: Mapping[str, int]) -> Iterator[Step]:
             raise ValueError(f"{node.where}: the shapes of {operator} are not known")
         inputs = [known[name] if name else None for name in names]
         try:
-            found = _RULES[operator](inputs, attributes)
+            found = map(_bounded, _RULES[operator](inputs, attributes))
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"{node.where}: no shape of {operator} is known ({error})") from None
         outputs = tuple(zip((n for n in node.texts("output") if n), found, strict=False))
-        known.update((name, _bounded(value)) for name, value in outputs)
+        known.update(outputs)
         read = tuple((name, known[name]) if name else None for name in names)
         yield Step(operator, attributes, read, outputs)
 
