@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of weights and activations; half precision is another base classifier.",
 )
+@click.option(
+    "--cuda-decoder",
+    is_flag=True,
+    help="Add a second decoder graph that ONNX Runtime runs faster on CUDA; with --precision fp16.",
+)
 @click.option("--max-length", type=int, help="Positions for image, prompt and answer  [default: all]")
 @click.option(
     "--opset", type=click.IntRange(24, 25), default=24, show_default=True, help="ONNX opset of the graphs."
@@ -51,6 +56,7 @@ def command(
     checkpoint: Path,
     out: Path,
     precision: Precision,
+    cuda_decoder: bool,
     max_length: int | None,
     opset: int,
     rules_paths: tuple[Path, ...],
@@ -72,6 +78,7 @@ def command(
             licence=licence,
             oracles=oracles,
             precision=precision,
+            cuda_decoder=cuda_decoder,
             opset=opset,
             max_length=max_length,
             progress=progress,

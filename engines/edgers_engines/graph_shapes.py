@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgers_engines.onnx_schema import ATTRIBUTE_VALUES, DTYPES, MODEL
+from edgers_engines.onnx_schema import ATTRIBUTE_VALUES, CUDA_MODEL, DTYPES
 from edgers_engines.protobuf import Message
 
 _FEW = 64  # numbers that a shape is computed from
@@ -56,7 +56,7 @@ def steps(content: bytes, sizes: Mapping[str, int]) -> Iterator[Step]:
         ValueError: an operator whose shapes are not known here, or a shape that depends on numbers which are
             not known before the graph runs.
     """
-    graph = Message(memoryview(content), "model", MODEL).message("graph")
+    graph = Message(memoryview(content), "model", CUDA_MODEL).message("graph")
     known: dict[str, Known] = {}
     for value in graph.messages("input"):
         tensor = value.message("type").message("tensor_type")
@@ -259,6 +259,16 @@ def _attention(inputs: Inputs, _: Mapping[str, Any]) -> list[Known]:
     return [Known(query.dtype, (*query.shape[:-1], values.shape[-1]))]
 
 
+def _group_query_attention(inputs: Inputs, _: Mapping[str, Any]) -> list[Known]:
+    query, _key, _value, past_key, past_value = inputs[:5]
+    return [Known(value.dtype, value.shape) for value in (query, past_key, past_value)]
+
+
+def _normalised_sum(inputs: Inputs, _: Mapping[str, Any]) -> list[Known]:
+    """Both, of the same shape; what else the operator can give is left out."""
+    return 2 * [Known(inputs[0].dtype, inputs[0].shape)]
+
+
 def _constant_node(_: Inputs, attributes: Mapping[str, Any]) -> list[Known]:
     if "value" in attributes:
         return [attributes["value"]]
@@ -311,10 +321,12 @@ _RULES: dict[str, Rule] = {
     "Expand": _expand,
     "Gather": _gather,
     "Gemm": _gemm,
+    "GroupQueryAttention": _group_query_attention,
     "MatMul": _matmul,
     "Range": _range,
     "Reshape": _reshape,
     "Shape": _shape,
+    "SkipSimplifiedLayerNormalization": _normalised_sum,
     "Slice": _slice,
     "Squeeze": _squeeze,
     "Transpose": _transpose,
