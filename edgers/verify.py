@@ -85,6 +85,8 @@ def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
         yield from _audit(c, c.teacher)
     yield "preparation.canvas_size", c.preparation.canvas_size, c.preparation.steps.canvas_size
     yield "sampler.name", c.sampler.name, SAMPLERS.get(c.engine.device.partition(":")[0])
+    if c.engine.decoder != "decoder":
+        yield "engine.provider", c.engine.provider, "CUDAExecutionProvider"
     yield "sampler.total_variation", c.sampler.total_variation, total_variation_bound(c.values, c.sigma)
     rule = c.rule
     yield from _samples(c, rule, sum(selection.values()), sum(votes.values()))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgers import Certifier, demo
 from edgers_engines import noise
 from edgers_engines.bundle import Bundle
+from edgers_engines.decoder_graph import DecoderGraph, cuda_decoder, standard_decoder
 from edgers_engines.device import Host
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import EdgersError
@@ -132,28 +133,32 @@ def bundles_to_try() -> list[Bundle]:
 
 
 def bundles(device: str, say: Say) -> dict[str, Any]:
-    """Tokens of the device against those of the CPU, eight rows of sixteen."""
+    """Tokens of the device, by each decoder, against those of the CPU, eight rows of sixteen."""
     found: dict[str, Any] = {}
     for bundle in bundles_to_try():
         manifest = bundle.manifest
         canvas = to_lattice(np.random.default_rng(1).random((3, *manifest.preparation.canvas_size)))
         canvases = np.empty((8, *canvas.shape), np.float32)
         Host().noisy_copies(canvas, 0.25, seed=1, stream=Stream.SELECTION, first=0, out=canvases)
-        cpu, there = (_answers(bundle, where, canvases) for where in ("cpu", device))
-        pairs = [
-            pair for a, b in zip(cpu, there, strict=True) for pair in zip(a.tokens, b.tokens, strict=False)
-        ]
-        equal, least = sum(a == b for a, b in pairs), min(answer.margin for answer in cpu)
-        say(
-            f"  {manifest.name}, {manifest.precision}: {equal} of {len(pairs)} tokens equal, "
-            f"least lead {least:.2g}"
-        )
-        found[f"{manifest.name} {manifest.precision}"] = {"tokens": len(pairs), "equal": equal, "lead": least}
+        cpu = _answers(bundle, "cpu", standard_decoder(manifest.graphs), canvases)
+        for decoder in filter(None, (standard_decoder(manifest.graphs), cuda_decoder(manifest.graphs))):
+            there = _answers(bundle, device, decoder, canvases)
+            pairs = [
+                pair
+                for a, b in zip(cpu, there, strict=True)
+                for pair in zip(a.tokens, b.tokens, strict=False)
+            ]
+            equal, least = sum(a == b for a, b in pairs), min(answer.margin for answer in cpu)
+            name = f"{manifest.name}, {manifest.precision}, {decoder.name}"
+            say(f"  {name}: {equal} of {len(pairs)} tokens equal, least lead {least:.2g}")
+            found[name] = {"tokens": len(pairs), "equal": equal, "lead": least}
     return found
 
 
-def _answers(bundle: Bundle, device: str, canvases: NDArray[np.float32]) -> list[Answer]:
-    model = VisionLanguageModel(bundle, open_backend(device=device))
+def _answers(
+    bundle: Bundle, device: str, decoder: DecoderGraph, canvases: NDArray[np.float32]
+) -> list[Answer]:
+    model = VisionLanguageModel(bundle, open_backend(device=device), decoder)
     return Question(model, "Which way?", rows=8, guard=False, max_new_tokens=16).answers(canvases)
 
 

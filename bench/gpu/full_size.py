@@ -2,9 +2,9 @@
 
 `suite.py full` runs it. The graphs come from `hollow.py` by way of $HOLLOW; the weights are drawn on the
 device, written into $SCRATCH, where ONNX Runtime reads them, and given to transformers too, so that all
-compute the same model: edgers with the decoder of every bundle ("standard"), edgers with ONNX Runtime's own
-operators ("grouped", see grouped.py), and transformers' `generate`. The prompt's 40 positions all stand
-behind the image: none is shared.
+compute the same model: edgers with the decoder of every bundle ("standard"), edgers with the one in ONNX
+Runtime's own operators ("grouped", `edgers export --cuda-decoder`), and transformers' `generate`. The
+prompt's 40 positions all stand behind the image: none is shared.
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ from numpy.typing import NDArray
 from recorder import Recorder, Tokens
 
 from edgers.poll import Poll
-from edgers_engines.device import Buffer
+from edgers_engines.decoder_graph import cuda_decoder, standard_decoder
 from edgers_engines.engine import open_backend
-from edgers_engines.graph_record import Graph, Tensor
-from edgers_engines.kv_cache import KVCache
 from edgers_engines.manifest import Dimensions, Graphs
 from edgers_engines.noise import Stream, noisy_copies, to_lattice
 from edgers_engines.vlm import Question, VisionLanguageModel
@@ -49,22 +47,7 @@ Say = Callable[[str], None]
 Weights = dict[str, torch.Tensor]
 
 
-class Grouped(VisionLanguageModel):
-    """A model whose decoder has the inputs of grouped.py."""
-
-    def decode(self, embeddings: Buffer, position: int, length: int, cache: KVCache, logits: Buffer) -> None:
-        """See `VisionLanguageModel.decode`."""
-        del length
-        rows, new, _ = embeddings.shape
-        self.decoder.run(
-            {
-                "embeddings": embeddings,
-                "last_index": np.full(rows, position + new - 1, np.int32),
-                "total_length": np.array([position + new], np.int32),
-                **cache.inputs(rows),
-            },
-            {"logits": logits, **cache.outputs(rows)},
-        )
+DECODERS = {"standard": standard_decoder, "grouped": cuda_decoder}
 
 
 def draw(tensors: list[dict[str, Any]], device: str) -> Weights:
@@ -94,7 +77,10 @@ def write(tensors: list[dict[str, Any]], weights: Weights, path: Path) -> None:
 def hollow_model(facts: dict[str, Any], folder: Path, weights: Path, device: str, kind: str) -> Any:
     """The graphs on the device, without the bundle that they would be in."""
     graphs = convert(facts["graphs"], Graphs)
-    model = object.__new__({"standard": VisionLanguageModel, "grouped": Grouped}[kind])
+    model = object.__new__(VisionLanguageModel)
+    decoder = DECODERS[kind](graphs)
+    assert decoder is not None
+    model.decoder_graph = decoder
     model.bundle = SimpleNamespace(  # type: ignore[assignment]
         manifest=SimpleNamespace(
             dimensions=convert(facts["dimensions"], Dimensions),
@@ -104,21 +90,11 @@ def hollow_model(facts: dict[str, Any], folder: Path, weights: Path, device: str
     )
     model.backend = open_backend(device=device)
     model.prompts = SimpleNamespace(prefix=[], suffix=lambda _prompt: PROMPT, decode=str)  # type: ignore[assignment]
-    decoder = graphs.decoder if kind == "standard" else _unchecked(facts["grouped"])
     model.vision, model.embed, model.decoder = (
         model.backend.load((folder / graph.file).read_bytes(), graph, SimpleNamespace(folder=weights))
-        for graph in (graphs.vision, graphs.embed, decoder)
+        for graph in (graphs.vision, graphs.embed, decoder.graph)
     )
     return model
-
-
-def _unchecked(facts: dict[str, Any]) -> Graph:
-    """A signature with int32, which no bundle has."""
-    inputs, outputs = (
-        tuple(Tensor(name=t["name"], dtype=t["dtype"], shape=tuple(t["shape"])) for t in facts[side])
-        for side in ("inputs", "outputs")
-    )
-    return Graph(file=facts["file"], inputs=inputs, outputs=outputs)
 
 
 def certify(
@@ -336,7 +312,7 @@ def main(device: str, say: Say) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=os.environ.get("SCRATCH")) as scratch:
         weights = draw(tensors, device)
         write(tensors, weights, Path(scratch) / "weights.bin")
-        for kind in ("standard", "grouped"):
+        for kind in DECODERS:
             say(f"  {kind}")
             start = time.perf_counter()
             model = hollow_model(facts, folder, Path(scratch), device, kind)

@@ -16,15 +16,18 @@ from typing import Any
 import onnx
 import onnx_ir
 import torch
-from grouped import write_grouped
 from msgspec import to_builtins
+from msgspec.structs import asdict, replace
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from edgers_engines.graph_record import Graph
+from edgers_engines.manifest import CudaDecoder, Parity
+from edgers_export.cuda_decoder import rotations, write_cuda_decoder
 from edgers_export.llava import dimensions, write_graphs
 from edgers_export.onnx import WEIGHTS, GraphWriter
 from edgers_export.processor import Normalisation
 
+_UNMEASURED = Parity(tokens=1, equal_tokens=0, largest_logit_difference=0.0, largest_feature_difference=0.0)
 PATCHES, CANVAS = 24**2, (336, 336)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -91,8 +94,8 @@ class HollowWriter(GraphWriter):
         return super().write(module, name, **options)
 
     def _stored(self, name: str, tensor: Any) -> Any:
-        if tensor.nbytes < 1024 or not tensor.dtype.is_floating_point():
-            return tensor
+        if tensor.nbytes < 1024 or not tensor.dtype.is_floating_point() or name.startswith("rotation."):
+            return tensor  # also the tables of the decoder for CUDA: no random numbers
         offset = self._end + -self._end % 64
         self._end = offset + tensor.nbytes
         self.tensors.append({"name": f"{self._graph}/{name}", "shape": list(tensor.shape), "offset": offset})
@@ -123,20 +126,17 @@ def main(folder: Path, layers: int) -> None:
             normalisation=Normalisation(mean=CLIP_MEAN, std=CLIP_STD),
             progress=lambda name: print(name, flush=True),
         )
-    sizes = dimensions(model, PATCHES, 4096)
-    heads = model.config.text_config.num_attention_heads
-    grouped = write_grouped(
-        graphs.decoder,
-        folder,
-        "grouped.onnx",
-        heads=heads,
-        kv_heads=sizes.kv_heads,
-        positions=sizes.max_length,
-    )
+        sizes = dimensions(model, PATCHES, 4096)
+        twin = write_cuda_decoder(
+            graphs.decoder,
+            writer,
+            heads=model.config.text_config.num_attention_heads,
+            tables=rotations(model.model.language_model, sizes.max_length),
+        )
+    graphs = replace(graphs, cuda_decoder=CudaDecoder(**asdict(twin), parity=_UNMEASURED))
     facts = {
         "dimensions": to_builtins(sizes),
         "graphs": to_builtins(graphs),
-        "grouped": to_builtins(grouped),
         "tensors": writer.tensors,
         "matrices": {graph.file: _matrices(folder / graph.file) for _, graph in graphs.named()},
     }

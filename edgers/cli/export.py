@@ -18,7 +18,7 @@ from edgers_engines.atomic import check_new
 from edgers_engines.errors import InputError
 
 if TYPE_CHECKING:
-    from edgers_engines.manifest import Precision
+    from edgers_engines.manifest import Parity, Precision
     from edgers_engines.oracle_record import Rules
     from edgers_export.bundle import Progress
 
@@ -60,6 +60,11 @@ class Frame(click.ParamType[tuple[int, int]]):
     show_default=True,
     help="Average N by N image features into one: fewer tokens, and another base classifier.",
 )
+@click.option(
+    "--cuda-decoder",
+    is_flag=True,
+    help="Add a second decoder graph that ONNX Runtime runs faster on CUDA; with --precision fp16.",
+)
 @click.option("--max-length", type=int, help="Positions for image, prompt and answer  [default: all]")
 @click.option(
     "--opset", type=click.IntRange(24, 25), default=24, show_default=True, help="ONNX opset of the graphs."
@@ -81,6 +86,7 @@ def command(
     precision: Precision,
     frame: tuple[int, int] | None,
     pool: int,
+    cuda_decoder: bool,
     max_length: int | None,
     opset: int,
     rules_paths: tuple[Path, ...],
@@ -104,6 +110,7 @@ def command(
             precision=precision,
             frame=frame,
             pool=pool,
+            cuda_decoder=cuda_decoder,
             opset=opset,
             max_length=max_length,
             progress=progress,
@@ -111,17 +118,26 @@ def command(
     seconds = time.perf_counter() - start
     manifest = bundle.manifest
     size = sum(file.size for file in manifest.files)
+    cuda = manifest.graphs.cuda_decoder
     if as_json:
         report = {"path": str(out), "digest": bundle.digest, "precision": precision, "bytes": size}
+        if cuda:
+            report["cuda_parity"] = cuda.parity
         print_json({**report, "parity": manifest.parity, "seconds": round(seconds, 3)})
     else:
-        parity = manifest.parity
         click.echo(
-            f"{out}: {size / 1e6:.1f} MB in {seconds:.0f} s, {parity.equal_tokens}/{parity.tokens} tokens as "
-            f"PyTorch (largest logit difference {parity.largest_logit_difference:.2g}), "
-            f"digest {bundle.digest}"
+            f"{out}: {size / 1e6:.1f} MB in {seconds:.0f} s, {_parity(manifest.parity)}, "
+            + (f"with {cuda.file} {_parity(cuda.parity)}, " if cuda else "")
+            + f"digest {bundle.digest}"
         )
     return 0
+
+
+def _parity(parity: Parity) -> str:
+    return (
+        f"{parity.equal_tokens}/{parity.tokens} tokens as PyTorch (largest logit difference "
+        f"{parity.largest_logit_difference:.2g})"
+    )
 
 
 def _read_rules(paths: tuple[Path, ...]) -> tuple[Rules, ...]:

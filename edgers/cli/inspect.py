@@ -14,7 +14,7 @@ from edgers_engines.errors import printable
 
 if TYPE_CHECKING:
     from edgers_engines.bundle import Bundle
-    from edgers_engines.manifest import Manifest
+    from edgers_engines.manifest import Manifest, Parity
     from edgers_engines.memory import Memory
     from edgers_engines.oracle_record import Classifier, Clusters, Rule, Rules
 
@@ -75,6 +75,8 @@ def _model(m: Manifest) -> Rows:
         f"{size.layers} layers, hidden {size.hidden}, {size.kv_heads} KV heads of {size.head_dim}, "
         f"vocabulary {size.vocabulary}, up to {size.max_length} positions",
     )
+    if m.graphs.cuda_decoder:
+        yield "on CUDA", f"ONNX Runtime decodes by {m.graphs.cuda_decoder.file}, in operators of its own"
     yield "answers", f"greedy, up to {m.decoding.max_new_tokens} tokens, end tokens {m.decoding.end_tokens}"
 
 
@@ -87,12 +89,10 @@ def _memory(memory: Memory) -> Rows:
 
 
 def _trust(m: Manifest) -> Rows:
-    parity, steps = m.parity, m.self_test.steps
-    yield (
-        "parity",
-        f"{parity.equal_tokens}/{parity.tokens} tokens as PyTorch; largest difference of a logit "
-        f"{parity.largest_logit_difference:.2g}, of a feature {parity.largest_feature_difference:.2g}",
-    )
+    steps, cuda = m.self_test.steps, m.graphs.cuda_decoder
+    yield "parity", _parity(m.parity)
+    if cuda:
+        yield f"of {cuda.file}", _parity(cuda.parity)
     yield (
         "self-test",
         f"{len(steps)} steps of {len(steps[0])} rows when it is loaded, to within the margin tolerance "
@@ -104,6 +104,13 @@ def _trust(m: Manifest) -> Rows:
         yield f"oracle {oracle.name}", _oracle(oracle)
     if not m.oracles:
         yield "oracles", "none: ask it with --choices"
+
+
+def _parity(parity: Parity) -> str:
+    return (
+        f"{parity.equal_tokens}/{parity.tokens} tokens as PyTorch; largest difference of a logit "
+        f"{parity.largest_logit_difference:.2g}, of a feature {parity.largest_feature_difference:.2g}"
+    )
 
 
 def _oracle(oracle: Rules | Classifier | Clusters) -> str:

@@ -84,7 +84,8 @@ def _evidence(c: Certificate) -> Table:
         ),
         (
             "model",
-            f"bundle {c.bundle_digest[:16]}, {c.engine.backend} {c.engine.version} on {c.engine.device}; "
+            f"bundle {c.bundle_digest[:16]}, {c.engine.backend} {c.engine.version} on {c.engine.device}"
+            + ("; " if c.engine.decoder == "decoder" else f" by its {c.engine.decoder}; ")
             + _margin(c),
         ),
         ("answers", "; ".join(f"{text!r} {count}×" for text, count in c.answers.items()) or "none"),

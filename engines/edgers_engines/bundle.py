@@ -17,7 +17,7 @@ from pathlib import Path
 
 from edgers_engines.errors import BundleError
 from edgers_engines.files import read_regular
-from edgers_engines.manifest import SCHEMA_VERSION, File, Manifest, signatures
+from edgers_engines.manifest import CUDA_PRECISIONS, SCHEMA_VERSION, CudaDecoder, File, Manifest, signatures
 from edgers_engines.onnx_graph import read_graph
 from edgers_engines.oracle_record import RESERVED, Classifier, Rules, text_signature
 from edgers_engines.records import Record, parse
@@ -170,6 +170,11 @@ def _check_patterns(where: str, rules: Rules) -> None:
 
 def _check_signatures(root: Path, manifest: Manifest) -> None:
     expected = signatures(manifest.dimensions, manifest.preparation.canvas_size, manifest.precision)
+    if manifest.graphs.cuda_decoder and manifest.precision not in CUDA_PRECISIONS:
+        raise BundleError(
+            f"{root / MANIFEST}: $.graphs has a cuda_decoder, whose operators compute in "
+            f"{', '.join(CUDA_PRECISIONS)}; $.precision is {manifest.precision}"
+        )
     for name, graph in manifest.graphs.named():
         found = [*graph.inputs, *graph.outputs]
         wanted = [*expected[name][0], *expected[name][1]]
@@ -207,7 +212,7 @@ def _check_graphs(root: Path, manifest: Manifest, contents: dict[str, bytes]) ->
     for _, graph, weights_name in manifest.loaded:
         path, weights = root / graph.file, _file(manifest, weights_name)
         try:
-            facts = read_graph(contents[graph.file])
+            facts = read_graph(contents[graph.file], for_cuda=isinstance(graph, CudaDecoder))
         except ValueError as error:
             raise BundleError(f"{path}: {error}") from None
         of_the_model = weights_name == manifest.weights

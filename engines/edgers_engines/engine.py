@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edgers_engines.decoder_graph import DecoderGraph, DecoderName, standard_decoder
 from edgers_engines.device import Buffer, Device, DeviceArray
 from edgers_engines.errors import InputError
 from edgers_engines.fields import Sha256
 from edgers_engines.graph_record import Graph, Tensor
-from edgers_engines.manifest import Precision
+from edgers_engines.manifest import Graphs, Precision
 from edgers_engines.records import Record
 from edgers_engines.weights import Weights
 
@@ -28,7 +29,11 @@ BACKENDS = ("onnxruntime", "tensorrt")
 
 
 class EngineRecord(Record, frozen=True, kw_only=True):
-    """What ran the graphs; goes into the certificate. `plans` are the SHA-256 of those that did, if any."""
+    """What ran the graphs; goes into the certificate.
+
+    `plans` are the SHA-256 of those that did, if any; `decoder` is which of the bundle's decoder graphs did,
+    by its name in the manifest.
+    """
 
     backend: str
     version: str
@@ -36,6 +41,7 @@ class EngineRecord(Record, frozen=True, kw_only=True):
     provider: str
     precision: str
     plans: tuple[Sha256, ...] = ()
+    decoder: DecoderName = "decoder"
 
 
 class Range(NamedTuple):
@@ -122,6 +128,10 @@ class Backend(ABC):
         Raises:
             BackendError: the library refuses the graph, or would run part of it on another device.
         """
+
+    def decoder(self, graphs: Graphs) -> DecoderGraph:
+        """Which of a bundle's decoder graphs it runs."""
+        return standard_decoder(graphs)
 
     @abstractmethod
     def record(self, precision: Precision, engines: Sequence[Engine] = ()) -> EngineRecord:

@@ -59,12 +59,13 @@ class Answer:
 class Generation:
     """Prompts of one length, ready to be answered. All memory is allocated here, once.
 
-    Whoever inherits from it writes the embeddings of what stands between shared prefix and answer into
-    `_block`, [rows, block, hidden], and calls `_share_prefix` once.
+    Whoever inherits from it writes the embeddings of what stands between prefix and answer into `_block`,
+    [rows, start + block, hidden], from position `_start` on, and calls `_share_prefix` once. Before `_start`
+    stands the prefix where the decoder's rows cannot share it, otherwise nothing.
 
     Args:
         model: the loaded model.
-        block: positions of each prompt behind the shared prefix.
+        block: positions of each prompt behind the prefix.
         rows: the largest batch.
         constraint: which answers are allowed; free text unless given.
         guard: make an answer UNDECIDED when a token's lead is within the bundle's margin tolerance.
@@ -89,7 +90,9 @@ class Generation:
             raise InputError(f"the batch size is {rows}; it must lie between 1 and {model.max_rows}")
         manifest = model.bundle.manifest
         dimensions = manifest.dimensions
-        self._prefix_length = len(model.prompts.prefix)
+        self._prefix_length = len(model.shared_prefix)
+        self._start = len(model.prompts.prefix) - self._prefix_length
+        block += self._start
         limit = manifest.decoding.max_new_tokens if max_new_tokens is None else max_new_tokens
         if limit < 1:
             raise InputError(f"max_new_tokens is {limit}; it must be at least 1")
@@ -112,6 +115,9 @@ class Generation:
         dtype, device = manifest.activations, model.backend.device
         self.device = device
         self._block = device.empty((rows, block, dimensions.hidden), dtype)
+        if self._start:
+            prefix = model.embeddings(model.prompts.prefix)
+            device.paste(np.broadcast_to(prefix, (rows, *prefix.shape)), self._block, 0)
         self._token = device.empty((rows, 1, dimensions.hidden), dtype)
         self._logits = device.empty((rows, dimensions.vocabulary), np.float32)
         self._cache = KVCache(device, dimensions, rows, self._length, dtype)
@@ -187,7 +193,7 @@ class Generation:
     def _share_prefix(self) -> None:
         if self._prefix_length == 0:
             return
-        self._decode(self._model.embeddings(self._model.prompts.prefix)[None], 0)
+        self._decode(self._model.embeddings(self._model.shared_prefix)[None], 0)
         self._cache.share(self._prefix_length)
 
     @contextmanager

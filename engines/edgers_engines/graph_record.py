@@ -7,7 +7,7 @@ from typing import Literal
 from edgers_engines.fields import Count, Name
 from edgers_engines.records import Record
 
-Dtype = Literal["float32", "float16", "int64", "bool"]
+Dtype = Literal["float32", "float16", "int64", "int32", "bool"]
 
 
 class Tensor(Record, frozen=True, kw_only=True):

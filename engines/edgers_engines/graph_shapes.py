@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgers_engines.onnx_schema import ATTRIBUTE_VALUES, DTYPES, MODEL
+from edgers_engines.onnx_schema import ATTRIBUTE_VALUES, CUDA_MODEL, DTYPES
 from edgers_engines.protobuf import Message
 
 _FEW = 64  # numbers that a shape is computed from
@@ -56,7 +56,7 @@ def steps(content: bytes, sizes: Mapping[str, int]) -> Iterator[Step]:
         ValueError: an operator whose shapes are not known here, or a shape that depends on numbers which are
             not known before the graph runs.
     """
-    graph = Message(memoryview(content), "model", MODEL).message("graph")
+    graph = Message(memoryview(content), "model", CUDA_MODEL).message("graph")
     known: dict[str, Known] = {}
     for value in graph.messages("input"):
         tensor = value.message("type").message("tensor_type")
@@ -74,11 +74,11 @@ def steps(content: bytes, sizes: Mapping[str, int]) -> Iterator[Step]:
             raise ValueError(f"{node.where}: the shapes of {operator} are not known")
         inputs = [known[name] if name else None for name in names]
         try:
-            found = _RULES[operator](inputs, attributes)
+            found = map(_bounded, _RULES[operator](inputs, attributes))
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"{node.where}: no shape of {operator} is known ({error})") from None
         outputs = tuple(zip((n for n in node.texts("output") if n), found, strict=False))
-        known.update((name, _bounded(value)) for name, value in outputs)
+        known.update(outputs)
         read = tuple((name, known[name]) if name else None for name in names)
         yield Step(operator, attributes, read, outputs)
 
@@ -269,6 +269,16 @@ def _pad(inputs: Inputs, _: Mapping[str, Any]) -> list[Known]:
     return [Known(value.dtype, tuple(shape))]
 
 
+def _group_query_attention(inputs: Inputs, _: Mapping[str, Any]) -> list[Known]:
+    query, _key, _value, past_key, past_value = inputs[:5]
+    return [Known(value.dtype, value.shape) for value in (query, past_key, past_value)]
+
+
+def _normalised_sum(inputs: Inputs, _: Mapping[str, Any]) -> list[Known]:
+    """Both, of the same shape; what else the operator can give is left out."""
+    return 2 * [Known(inputs[0].dtype, inputs[0].shape)]
+
+
 def _constant_node(_: Inputs, attributes: Mapping[str, Any]) -> list[Known]:
     if "value" in attributes:
         return [attributes["value"]]
@@ -321,11 +331,13 @@ _RULES: dict[str, Rule] = {
     "Expand": _expand,
     "Gather": _gather,
     "Gemm": _gemm,
+    "GroupQueryAttention": _group_query_attention,
     "MatMul": _matmul,
     "Pad": _pad,
     "Range": _range,
     "Reshape": _reshape,
     "Shape": _shape,
+    "SkipSimplifiedLayerNormalization": _normalised_sum,
     "Slice": _slice,
     "Squeeze": _squeeze,
     "Transpose": _transpose,

@@ -17,6 +17,7 @@ SCHEMA_VERSION: Literal[3] = 3
 Family = Literal["llava", "llava_next", "llava_onevision"]
 Precision = Literal["fp32", "fp16"]
 ACTIVATIONS: dict[Precision, Dtype] = {"fp32": "float32", "fp16": "float16"}
+CUDA_PRECISIONS: tuple[Precision, ...] = ("fp16",)  # that GroupQueryAttention has kernels for on CUDA
 Opset = Annotated[int, Meta(ge=24, le=25)]  # 24 is the first with TensorScatter, 25 the last that was tried
 
 
@@ -28,16 +29,33 @@ class File(Record, frozen=True, kw_only=True):
     sha256: Sha256
 
 
-class Graphs(Record, frozen=True, kw_only=True):
-    """The graphs every vision-language bundle has."""
+class Parity(Record, frozen=True, kw_only=True):
+    """What the exporter measured against PyTorch in float32 on noisy images."""
+
+    tokens: Count
+    equal_tokens: Annotated[int, Meta(ge=0)]
+    largest_logit_difference: NonNegative
+    largest_feature_difference: NonNegative
+
+
+class CudaDecoder(Graph, frozen=True, kw_only=True):
+    """The decoder in ONNX Runtime's own operators for CUDA, and what the exporter measured of it."""
+
+    parity: Parity
+
+
+class Graphs(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """The graphs every vision-language bundle has, and the second decoder that it may have."""
 
     vision: Graph
     embed: Graph
     decoder: Graph
+    cuda_decoder: CudaDecoder | None = None
 
     def named(self) -> tuple[tuple[str, Graph], ...]:
         """Each graph with its name in the manifest."""
-        return ("vision", self.vision), ("embed", self.embed), ("decoder", self.decoder)
+        named = ("vision", self.vision), ("embed", self.embed), ("decoder", self.decoder)
+        return named if self.cuda_decoder is None else (*named, ("cuda_decoder", self.cuda_decoder))
 
 
 class Dimensions(Record, frozen=True, kw_only=True):
@@ -72,15 +90,6 @@ class Decoding(Record, frozen=True, kw_only=True):
     end_tokens: Annotated[tuple[Token, ...], Meta(min_length=1)]
     max_new_tokens: Count
     margin_tolerance: NonNegative
-
-
-class Parity(Record, frozen=True, kw_only=True):
-    """What the exporter measured against PyTorch in float32 on noisy images."""
-
-    tokens: Count
-    equal_tokens: Annotated[int, Meta(ge=0)]
-    largest_logit_difference: NonNegative
-    largest_feature_difference: NonNegative
 
 
 class Expected(Record, frozen=True, kw_only=True):
@@ -179,12 +188,17 @@ class Manifest(Record, frozen=True, kw_only=True):
 
     @property
     def loaded(self) -> tuple[Loaded, ...]:
-        """Every graph with the weights it may read."""
+        """Every graph with the weights it may read, also one that only some backends run."""
         vision_language = tuple(
             Loaded(f"graphs.{name}", graph, self.weights) for name, graph in self.graphs.named()
         )
         oracles = tuple(Loaded(f"oracles.{m.name}", m.graph, m.weights) for m in self.text_models)
         return vision_language + oracles
+
+    @property
+    def standard(self) -> tuple[Loaded, ...]:
+        """Those that are in ONNX's own operators alone."""
+        return tuple(loaded for loaded in self.loaded if not isinstance(loaded.graph, CudaDecoder))
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
@@ -216,6 +230,11 @@ def signatures(sizes: Dimensions, canvas_size: tuple[int, int], precision: Preci
     names = [f"{layer}.{kind}" for layer in range(sizes.layers) for kind in ("key", "value")]
     cache = ("batch", sizes.kv_heads, "max_len", sizes.head_dim)
     embeddings = tensor("embeddings", "batch", "seq", sizes.hidden)
+    past = tuple(tensor(f"past.{name}", *cache) for name in names)
+    decoded = (
+        tensor("logits", "batch", sizes.vocabulary, dtype="float32"),
+        *(tensor(f"present.{name}", *cache) for name in names),
+    )
     return {
         "vision": (
             (tensor("canvas", "batch", 3, *canvas_size, dtype="float32"),),
@@ -227,11 +246,17 @@ def signatures(sizes: Dimensions, canvas_size: tuple[int, int], precision: Preci
                 embeddings,
                 tensor("write_index", "batch", dtype="int64"),
                 tensor("mask", "batch", 1, "seq", "max_len", dtype="bool"),
-                *(tensor(f"past.{name}", *cache) for name in names),
+                *past,
             ),
+            decoded,
+        ),
+        "cuda_decoder": (
             (
-                tensor("logits", "batch", sizes.vocabulary, dtype="float32"),
-                *(tensor(f"present.{name}", *cache) for name in names),
+                embeddings,
+                tensor("last_index", "batch", dtype="int32"),
+                tensor("total_length", 1, dtype="int32"),
+                *past,
             ),
+            decoded,
         ),
     }

@@ -17,7 +17,7 @@ from edgers_engines.bundle import Bundle
 from edgers_engines.errors import BundleError, InputError
 from edgers_engines.graph_record import Graph
 from edgers_engines.graph_shapes import Step, steps
-from edgers_engines.manifest import Manifest
+from edgers_engines.manifest import CudaDecoder, Manifest
 from edgers_engines.onnx_graph import read_graph
 
 _VIEWS = frozenset({"Identity", "Reshape", "Squeeze", "Unsqueeze"})  # the same bytes under another shape
@@ -101,23 +101,24 @@ def fewest_positions(manifest: Manifest) -> int:
 
 def _computing(bundle: Bundle, graph: Graph, sizes: Mapping[str, int]) -> int:
     try:
-        return peak_bytes(bundle.read(graph.file), sizes)
+        return peak_bytes(bundle.read(graph.file), sizes, for_cuda=isinstance(graph, CudaDecoder))
     except ValueError as error:
         raise BundleError(f"the memory that {graph.file} computes in cannot be predicted: {error}") from None
 
 
-def peak_bytes(content: bytes, sizes: Mapping[str, int]) -> int:
+def peak_bytes(content: bytes, sizes: Mapping[str, int], *, for_cuda: bool = False) -> int:
     """The most bytes that values within a graph, not its inputs and outputs, need at one time.
 
     Args:
         content: an ONNX file's bytes, which `read_graph` has checked.
         sizes: of every free dimension, by name.
+        for_cuda: see `read_graph`.
 
     Raises:
         ValueError: see `graph_shapes.steps`.
     """
     nodes = list(steps(content, sizes))
-    outside = set(read_graph(content).outputs)  # the caller's, such as the cache
+    outside = set(read_graph(content, for_cuda=for_cuda).outputs)  # the caller's, such as the cache
     owner: dict[str, str] = {}  # of a view, the value whose bytes it shows
     last: dict[str, int] = {}
     for index, step in enumerate(nodes):
@@ -133,14 +134,19 @@ def peak_bytes(content: bytes, sizes: Mapping[str, int]) -> int:
             if name in last and name not in outside:  # a view is not in `last`, its owner is
                 alive[name] = value.nbytes
                 live += value.nbytes
-        peak = max(peak, live + _scores(step))
+        peak = max(peak, live + _scratch(step))
         for name in [name for name in alive if last[name] <= index]:
             live -= alive.pop(name)
     return peak
 
 
-def _scores(step: Step) -> int:
-    """What an attention's scores take, [batch, heads, positions, positions that are attended to]."""
+def _scratch(step: Step) -> int:
+    """What an attention's scores take, [batch, heads, positions, positions that are attended to].
+
+    GroupQueryAttention never has them in memory, but the rotated query.
+    """
+    if step.operator == "GroupQueryAttention":
+        return step.outputs[0][1].nbytes
     if step.operator != "Attention":
         return 0
     query, keys = (value for _, value in filter(None, step.inputs[:2]))

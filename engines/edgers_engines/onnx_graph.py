@@ -13,6 +13,11 @@ from dataclasses import dataclass
 
 from edgers_engines.onnx_schema import (
     ATTRIBUTE_VALUES,
+    CUDA_DOMAIN,
+    CUDA_GIVEN,
+    CUDA_MODEL,
+    CUDA_OPERATORS,
+    CUDA_VERSION,
     DTYPES,
     IR_VERSIONS,
     LISTS,
@@ -82,11 +87,12 @@ class GraphFacts:
         return tuple(value.name for value in self.output_values)
 
 
-def read_graph(content: bytes | memoryview) -> GraphFacts:
+def read_graph(content: bytes | memoryview, *, for_cuda: bool = False) -> GraphFacts:
     """Read and check a graph.
 
     Args:
         content: the bytes of an ONNX file; weights in them are skipped, not copied. The caller bounds them.
+        for_cuda: it is a decoder for CUDA, which imports ONNX Runtime's own operators too.
 
     Returns:
         What the graph asks for.
@@ -99,17 +105,19 @@ def read_graph(content: bytes | memoryview) -> GraphFacts:
     # ONNX Runtime takes any bytes with this mark for its own format, whatever they are as an ONNX model.
     if bytes(view[4:8]) == b"ORTM":
         raise ValueError("the file has the mark of ONNX Runtime's own format (ORTM); only ONNX is allowed")
-    model = Message(view, "model", MODEL)
+    model = Message(view, "model", CUDA_MODEL if for_cuda else MODEL)
     _check_metadata(model)
     ir_version = _within(model, "ir_version", IR_VERSIONS)
     operator_set = model.message("opset_import")
     _check_domain(operator_set)
+    if for_cuda:
+        _check_second_set(list(model.messages("opset_import"))[1:])
     graph = model.message("graph")
     _check_metadata(graph)
     for value in graph.messages("value_info"):
         _value(value)
     inputs, outputs = (tuple(_signed(value) for value in graph.messages(n)) for n in ("input", "output"))
-    names = _Names(value.name for value in inputs)
+    names = _Names((value.name for value in inputs), for_cuda=for_cuda)
     external = _read_initializers(graph, names)
     operators = frozenset(_read_node(node, names) for node in graph.messages("node"))
     names.check_outputs(value.name for value in outputs)
@@ -124,12 +132,19 @@ def read_graph(content: bytes | memoryview) -> GraphFacts:
 
 
 class _Names:
-    """The values that are defined so far: each once, and before it is used, so that a graph has no cycle."""
+    """The values that are defined so far: each once, and before it is used, so that a graph has no cycle.
 
-    def __init__(self, inputs: Iterable[str]) -> None:
+    Attributes:
+        inputs: of the graph.
+        for_cuda: see `read_graph`.
+    """
+
+    def __init__(self, inputs: Iterable[str], *, for_cuda: bool) -> None:
         self._defined: set[str] = set()
+        self.for_cuda = for_cuda
         for name in inputs:
             self.define(name, "graph.input")
+        self.inputs = frozenset(self._defined)
 
     def define(self, name: str, where: str) -> None:
         if not name:
@@ -167,8 +182,10 @@ def _read_initializers(graph: Message, names: _Names) -> tuple[ExternalTensor, .
 def _read_node(node: Message, names: _Names) -> str:
     """The operator of a checked node."""
     operator = node.text("op_type")
-    _check_domain(node)
-    if operator not in OPERATORS:
+    own = names.for_cuda and node.text("domain") == CUDA_DOMAIN
+    if not own:
+        _check_domain(node)
+    if operator not in (CUDA_OPERATORS if own else OPERATORS):
         raise ValueError(
             f"{node.where} asks for the operator {_shown(operator)}, which is not one of those allowed"
         )
@@ -176,11 +193,39 @@ def _read_node(node: Message, names: _Names) -> str:
     attributes = [_read_attribute(attribute, operator) for attribute in node.messages("attribute")]
     if len(set(attributes)) != len(attributes):
         raise ValueError(f"{node.where} ({operator}) has an attribute twice: {_shown(attributes)}")
+    if own:
+        _check_own(node, operator, attributes, names.inputs)
     for name in filter(None, node.texts("input")):  # "" stands for an optional input that is left out
         names.use(name, f"{node.where} ({operator})")
     for name in filter(None, node.texts("output")):
         names.define(name, f"{node.where} ({operator})")
     return operator
+
+
+def _check_second_set(imported: list[Message]) -> None:
+    """One of ONNX Runtime's own operators."""
+    for operators in imported:
+        found = operators.text("domain"), operators.integer("version")
+        if found == (CUDA_DOMAIN, CUDA_VERSION):
+            return
+        raise ValueError(
+            f"{operators.where} is {_shown(found)}; only {CUDA_DOMAIN!r} of version {CUDA_VERSION} is allowed"
+        )
+    raise ValueError(f"model.opset_import lacks {CUDA_DOMAIN!r}, which a decoder for CUDA is made of")
+
+
+def _check_own(node: Message, operator: str, attributes: list[str], inputs: frozenset[str]) -> None:
+    """One of ONNX Runtime's own operators."""
+    if odd := set(attributes) - CUDA_OPERATORS[operator]:
+        raise ValueError(f"{node.where} ({operator}) has the attribute {_shown(min(odd))}: not allowed")
+    names = node.texts("input")
+    for index, pattern in CUDA_GIVEN.get(operator, {}).items():
+        name = names[index] if index < len(names) else ""
+        if name not in inputs or not re.fullmatch(pattern, name, re.ASCII):
+            raise ValueError(
+                f"{node.where} ({operator}) reads {_shown(name)} as input {index}; only the graph's own "
+                f"input {pattern} is allowed"
+            )
 
 
 def _read_attribute(attribute: Message, operator: str) -> str:

@@ -154,6 +154,9 @@ MODEL: Schema = {
     **dict(zip((20, 25, 26), _refused("training_info", "functions", "configuration"), strict=True)),
 }
 
+# A decoder graph for CUDA imports a second operator set.
+CUDA_MODEL: Schema = {**MODEL, 8: _message("opset_import", OPERATOR_SET, 2)}
+
 # TensorProto.DataType -> numpy's name and the bytes of one element. No strings, no complex numbers, and none
 # of the types that numpy lacks (bfloat16, 8-bit floats) or packs (4 bits).
 DTYPES: dict[int, tuple[str, int]] = {
@@ -202,3 +205,17 @@ OPERATORS = frozenset(
         *("Transpose", "Trilu"),
     }
 )
+
+# What a decoder graph for CUDA may hold besides: ONNX Runtime's own operators, with the attributes that a
+# plain causal decoder needs of them. None of these fetches a model, a file or a random number. Source:
+# https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md.
+CUDA_DOMAIN, CUDA_VERSION = "com.microsoft", 1
+CUDA_OPERATORS = {
+    "GroupQueryAttention": frozenset({"do_rotary", "kv_num_heads", "num_heads", "scale"}),
+    "SkipSimplifiedLayerNormalization": frozenset({"epsilon"}),
+}
+# Its kernels write where these say, and do not compare them with the cache: they must be what the runtime
+# gives, and no number that the graph computes.
+CUDA_GIVEN = {
+    "GroupQueryAttention": {3: r"past\.\d+\.key", 4: r"past\.\d+\.value", 5: "last_index", 6: "total_length"}
+}

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from edgers_engines.decoder_graph import DecoderGraph, cuda_decoder, standard_decoder
 from edgers_engines.device import Buffer, Device, DeviceArray, Host, gpu_number
 from edgers_engines.engine import Backend, Engine, EngineRecord
 from edgers_engines.errors import BackendError
 from edgers_engines.graph_record import Graph
-from edgers_engines.manifest import Precision
+from edgers_engines.manifest import Graphs, Precision
 from edgers_engines.weights import Weights
 
 # From 1.29 on, ONNX Runtime reports its use over the network unless this is set before it is loaded.
@@ -78,6 +79,11 @@ class OnnxRuntimeBackend(Backend):
     def load(self, content: bytes, graph: Graph, weights: Weights) -> Engine:
         """Load one graph; see `Backend.load`."""
         return OnnxRuntimeEngine(self._session(content, graph.file, weights.folder), graph)
+
+    def decoder(self, graphs: Graphs) -> DecoderGraph:
+        """On CUDA the one for CUDA, where the bundle has it."""
+        own = cuda_decoder(graphs) if self._provider == "CUDAExecutionProvider" else None
+        return own or standard_decoder(graphs)
 
     def record(self, precision: Precision, engines: Sequence[Engine] = ()) -> EngineRecord:  # noqa: ARG002
         """What runs graphs of this precision, for the certificate."""

@@ -93,9 +93,10 @@ def build_plans(
     sizes: Sizes,
     progress: Progress = lambda _graph, _phase, _step, _steps: True,
 ) -> list[Built]:
-    """Build the plans of all graphs of a bundle, compare what they compute, and store them.
+    """Build the plans of a bundle's graphs, compare what they compute, and store them.
 
-    Those that are there already, also out of a build that was interrupted, are not built again.
+    Those that are there already, also out of a build that was interrupted, are not built again. A decoder in
+    ONNX Runtime's own operators is left out: no other library knows them.
 
     Args:
         bundle: verified bundle.
@@ -125,9 +126,9 @@ class _Build:
     def plans(self) -> list[Built]:
         """All plans, compared and stored."""
         with ExitStack() as stack:
-            names = dict.fromkeys(loaded.weights for loaded in self._bundle.manifest.loaded)
+            names = dict.fromkeys(loaded.weights for loaded in self._bundle.manifest.standard)
             weights = {name: stack.enter_context(self._bundle.weights(name)) for name in names}
-            for loaded in self._bundle.manifest.loaded:
+            for loaded in self._bundle.manifest.standard:
                 source = source_of(
                     self._bundle.read(loaded.graph.file), loaded.graph, weights[loaded.weights]
                 )

@@ -39,7 +39,7 @@ def canvases(canvas_size: tuple[int, int], rows: int) -> NDArray[np.float32]:
 def forced_logits(
     model: VisionLanguageModel, features: Array, prompt: str, tokens: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Logits of every step along given tokens, from a poisoned cache, with prefill in two pieces.
+    """Logits of every step along given tokens, from a poisoned cache, with prefill in pieces as in use.
 
     Args:
         model: the loaded model.
@@ -55,7 +55,10 @@ def forced_logits(
         np.repeat(model.embeddings(ids)[None], rows, 0)
         for ids in (model.prompts.prefix, model.prompts.suffix(prompt))
     )
-    pieces = [piece for piece in (prefix, np.concatenate([features, suffix], 1)) if piece.shape[1]]
+    begun = [prefix, np.concatenate([features, suffix], 1)]
+    if not model.decoder_graph.shares_prefix:
+        begun = [np.concatenate(begun, 1)]
+    pieces = [piece for piece in begun if piece.shape[1]]
     pieces += [model.embeddings(step.tolist())[:, None] for step in tokens[:-1]]
     length = model.decoder.fitting("max_len", sum(piece.shape[1] for piece in pieces))
     memory.check(model.backend.device, manifest, rows, length)

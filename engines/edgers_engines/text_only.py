@@ -49,7 +49,7 @@ class TextQuestion(Generation):
             max_new_tokens=max_new_tokens,
         )
         embeddings = np.stack([model.embeddings(prompt) for prompt in prompts])
-        self.device.paste(embeddings, self._block, 0)
+        self.device.paste(embeddings, self._block, self._start)
         self._share_prefix()
 
     def answers(self) -> list[Answer]:

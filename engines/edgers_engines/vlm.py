@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from edgers_engines import memory, self_test
 from edgers_engines.bundle import Bundle
+from edgers_engines.decoder_graph import DecoderGraph
 from edgers_engines.device import Array, Buffer
 from edgers_engines.engine import Backend, EngineRecord, open_backend
 from edgers_engines.errors import InputError
@@ -28,6 +30,7 @@ class VisionLanguageModel:
     Args:
         bundle: verified bundle.
         backend: where to run; ONNX Runtime on the CPU with all cores unless given.
+        decoder: which of the bundle's decoder graphs; the backend's choice unless given.
 
     Raises:
         BackendError: a graph cannot be loaded there, or gives other numbers than the bundle's self-test has.
@@ -35,14 +38,18 @@ class VisionLanguageModel:
             bundle was loaded.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, backend: Backend | None = None, decoder: DecoderGraph | None = None
+    ) -> None:
         self.bundle = bundle
         self.backend = backend or open_backend()
+        graphs = bundle.manifest.graphs
+        self.decoder_graph = decoder or self.backend.decoder(graphs)
         self.prompts = PromptEncoder(bundle)
         with bundle.weights() as weights:
             self.vision, self.embed, self.decoder = (
                 self.backend.load(bundle.read(graph.file), graph, weights)
-                for _, graph in bundle.manifest.graphs.named()
+                for graph in (graphs.vision, graphs.embed, self.decoder_graph.graph)
             )
         self_test.check(self)
         self._classifiers: dict[str, TextClassifier] = {}
@@ -52,7 +59,13 @@ class VisionLanguageModel:
         """What answers, and classifies if the oracle is one of the bundle's that have a graph."""
         text = self._classifiers.get(oracle) or self._embedders.get(oracle)
         engines = [self.vision, self.embed, self.decoder, *([text.engine] if text else [])]
-        return self.backend.record(self.bundle.manifest.precision, engines)
+        record = self.backend.record(self.bundle.manifest.precision, engines)
+        return replace(record, decoder=self.decoder_graph.name)
+
+    @property
+    def shared_prefix(self) -> tuple[int, ...]:
+        """The tokens before the image, where all rows share their keys and values; none where they cannot."""
+        return self.prompts.prefix if self.decoder_graph.shares_prefix else ()
 
     @property
     def max_rows(self) -> int:
@@ -113,14 +126,9 @@ class VisionLanguageModel:
             logits: float32 [rows, vocabulary], of the last position; overwritten.
         """
         rows, new, _ = embeddings.shape
-        visible = np.arange(length) <= position + np.arange(new)[:, None]
+        positions = self.decoder_graph.positions(rows, new, position, length)
         self.decoder.run(
-            {
-                "embeddings": embeddings,
-                "write_index": np.full(rows, position, np.int64),
-                "mask": np.broadcast_to(visible, (rows, 1, *visible.shape)).copy(),
-                **cache.inputs(rows),
-            },
+            {"embeddings": embeddings, **positions, **cache.inputs(rows)},
             {"logits": logits, **cache.outputs(rows)},
         )
 
@@ -164,7 +172,7 @@ class Question(Generation):
         shape = (rows, dimensions.image_tokens, dimensions.hidden)
         self._features = self.device.empty(shape, model.bundle.manifest.activations)
         after = np.broadcast_to(model.embeddings(suffix), (rows, len(suffix), dimensions.hidden))
-        self.device.paste(after, self._block, dimensions.image_tokens)
+        self.device.paste(after, self._block, self._start + dimensions.image_tokens)
         self._share_prefix()
 
     def answers(self, canvases: Buffer) -> list[Answer]:
@@ -191,4 +199,4 @@ class Question(Generation):
         with self._timed("encode"):
             features = self._features[: len(canvases)]
             self._model.vision.run({"canvas": canvases}, {"features": features})
-            self.device.paste(features, self._block[: len(canvases)], 0)
+            self.device.paste(features, self._block[: len(canvases)], self._start)

@@ -12,14 +12,18 @@ import numpy as np
 import onnx
 import torch
 import transformers
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
-from edgers_engines import self_test
+from edgers_engines import decoder_graph, self_test
 from edgers_engines.atomic import check_new, new_folder
 from edgers_engines.bundle import MANIFEST, Bundle
+from edgers_engines.decoder_graph import DecoderGraph, standard_decoder
+from edgers_engines.errors import InputError
 from edgers_engines.fields import NAME
 from edgers_engines.manifest import (
+    CUDA_PRECISIONS,
     SCHEMA_VERSION,
+    CudaDecoder,
     Decoding,
     File,
     Graphs,
@@ -34,6 +38,7 @@ from edgers_engines.version import __version__
 from edgers_engines.vlm import VisionLanguageModel
 from edgers_export import checkpoint
 from edgers_export.checkpoint import Checkpoint
+from edgers_export.cuda_decoder import check_heads, rotations, write_cuda_decoder
 from edgers_export.errors import ExportError
 from edgers_export.llava import dimensions, halve, longest, write_graphs
 from edgers_export.onnx import WEIGHTS, GraphWriter
@@ -71,6 +76,7 @@ def export_bundle(
     precision: Precision = "fp32",
     frame: tuple[int, int] | None = None,
     pool: int = 1,
+    cuda_decoder: bool = False,
     opset: int = OPSET,
     max_length: int | None = None,
     max_new_tokens: int = 32,
@@ -88,6 +94,8 @@ def export_bundle(
         frame: height and width of the camera's images, for families that cut them into tiles.
         pool: how many neighbouring image features along each side become one; the certified model is the one
             that sees their averages.
+        cuda_decoder: write a second decoder graph, which ONNX Runtime on CUDA runs instead, over the same
+            weights; in half precision only.
         opset: of the graphs.
         max_length: positions for prompt, image and answer; all the decoder has unless given.
         max_new_tokens: where free answers end at the latest.
@@ -97,12 +105,14 @@ def export_bundle(
         The bundle, loaded back from `out`.
 
     Raises:
-        InputError: `out` is there already.
+        InputError: `out` is there already, or a decoder for CUDA is asked for in another precision.
         ExportError: the checkpoint lacks something, or the graphs do not answer as PyTorch does.
     """
     name = _checked_name(name or _NOT_IN_A_NAME.sub("-", out.name).strip("-._") or "bundle")
     out.parent.mkdir(parents=True, exist_ok=True)
     check_new(out)
+    if cuda_decoder:
+        check_cuda_precision(precision)
     with new_folder(out) as scratch:
         manifest, want = _write(
             folder,
@@ -113,6 +123,7 @@ def export_bundle(
             precision=precision,
             frame=frame,
             pool=pool,
+            cuda_decoder=cuda_decoder,
             opset=opset,
             max_length=max_length,
             max_new_tokens=max_new_tokens,
@@ -135,6 +146,7 @@ def _write(
     precision: Precision,
     frame: tuple[int, int] | None,
     pool: int,
+    cuda_decoder: bool,
     opset: int,
     max_length: int | None,
     max_new_tokens: int,
@@ -152,6 +164,9 @@ def _write(
     ids = prompt_ids(tokenizer, template, _PARITY_PROMPT)
     _check_length(positions, vision.image_tokens, ids)
     end_tokens = source.end_tokens
+    sizes = dimensions(model, vision.image_tokens, positions)
+    if cuda_decoder:
+        check_heads(sizes.head_dim)
     progress("ask PyTorch")
     want = reference(
         model,
@@ -171,6 +186,15 @@ def _write(
             canvas_size=preparation.canvas_size,
             progress=progress,
         )
+        if cuda_decoder:
+            progress("decoder for CUDA")
+            twin = write_cuda_decoder(
+                graphs.decoder,
+                writer,
+                heads=model.config.text_config.num_attention_heads,
+                tables=rotations(model.model.language_model, positions),
+            )
+            graphs = replace(graphs, cuda_decoder=CudaDecoder(**asdict(twin), parity=_UNMEASURED))
     tokenizer.save(str(scratch / TOKENIZER))
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -183,7 +207,7 @@ def _write(
         preparation=preparation,
         prompt=template,
         decoding=Decoding(end_tokens=end_tokens, max_new_tokens=max_new_tokens, margin_tolerance=math.inf),
-        dimensions=dimensions(model, _image_tokens(graphs), positions),
+        dimensions=replace(sizes, image_tokens=_image_tokens(graphs)),
         graphs=graphs,
         weights=WEIGHTS,
         tokenizer=TOKENIZER,
@@ -204,14 +228,15 @@ def _measured(scratch: Path, manifest: Manifest, want: Reference) -> Manifest:
     """
     parsed = [file for file in manifest.files if file.path != manifest.weights]
     contents = {file.path: (scratch / file.path).read_bytes() for file in parsed}
-    parity = compare(VisionLanguageModel(Bundle(scratch, manifest, digest="", contents=contents)), want)
-    if parity.equal_tokens < LEAST_EQUAL[manifest.precision] * parity.tokens:
-        raise ExportError(
-            f"the exported graphs gave {parity.equal_tokens} of {parity.tokens} tokens as PyTorch did "
-            f"(largest logit difference {parity.largest_logit_difference:.2g}): they are not the same model"
-        )
+    bundle, graphs = Bundle(scratch, manifest, digest="", contents=contents), manifest.graphs
+    parity = _parity(bundle, standard_decoder(graphs), want)
+    largest = parity.largest_logit_difference
+    if graphs.cuda_decoder and (decoder := decoder_graph.cuda_decoder(graphs)):
+        own = _parity(bundle, decoder, want)
+        largest = max(largest, own.largest_logit_difference)
+        graphs = replace(graphs, cuda_decoder=replace(graphs.cuda_decoder, parity=own))
     rounding = FINEST_MARGIN * float(np.abs(want.logits).max())
-    tolerance = max(MARGIN_FACTOR * parity.largest_logit_difference, rounding)
+    tolerance = max(MARGIN_FACTOR * largest, rounding)
     second, best = np.moveaxis(np.partition(want.logits, -2, axis=-1)[..., -2:], -1, 0)
     if tolerance > (lead := float(np.median(best - second))):
         raise ExportError(
@@ -220,7 +245,36 @@ def _measured(scratch: Path, manifest: Manifest, want: Reference) -> Manifest:
             + ("; export it in fp32" if manifest.precision != "fp32" else "")
         )
     decoding = replace(manifest.decoding, margin_tolerance=tolerance)
-    return replace(manifest, parity=parity, decoding=decoding)
+    return replace(manifest, parity=parity, decoding=decoding, graphs=graphs)
+
+
+def _parity(bundle: Bundle, decoder: DecoderGraph, want: Reference) -> Parity:
+    """What the graphs gave with one of the decoders, on ONNX Runtime on the CPU.
+
+    Raises:
+        ExportError: they are not the same model.
+    """
+    parity = compare(VisionLanguageModel(bundle, decoder=decoder), want)
+    if parity.equal_tokens < LEAST_EQUAL[bundle.manifest.precision] * parity.tokens:
+        raise ExportError(
+            f"the exported graphs gave {parity.equal_tokens} of {parity.tokens} tokens as PyTorch did "
+            f"(largest logit difference {parity.largest_logit_difference:.2g}, with {decoder.graph.file}): "
+            "they are not the same model"
+        )
+    return parity
+
+
+def check_cuda_precision(precision: Precision) -> None:
+    """Refuse a decoder for CUDA where its operators have no kernel.
+
+    Raises:
+        InputError: the precision is another one.
+    """
+    if precision not in CUDA_PRECISIONS:
+        raise InputError(
+            f"--cuda-decoder is for {', '.join(CUDA_PRECISIONS)}: on CUDA its operators have no kernel for "
+            f"{precision}; add --precision {CUDA_PRECISIONS[0]}, or leave it out"
+        )
 
 
 def _checked_name(name: str) -> str:

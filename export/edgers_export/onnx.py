@@ -16,6 +16,7 @@ import onnx
 import onnx_ir
 import torch
 from msgspec import convert
+from numpy.typing import NDArray
 
 from edgers_engines.graph_record import Graph, Tensor
 
@@ -27,6 +28,7 @@ _DTYPES = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float16",
     onnx.TensorProto.INT64: "int64",
+    onnx.TensorProto.INT32: "int32",
     onnx.TensorProto.BOOL: "bool",
 }
 
@@ -91,11 +93,23 @@ class GraphWriter:
             value.const_value = self._stored(value.name or "", value.const_value)
         model = onnx_ir.serde.serialize_model(program.model)
         _strip(model)
+        return self.save(model, name)
+
+    def read(self, graph: Graph) -> Any:  # noqa: ANN401  protobuf's messages are untyped
+        """A graph that was written before, its large tensors as references to the weights file."""
+        return onnx.load(self._directory / graph.file, load_external_data=False)
+
+    def save(self, model: Any, name: str) -> Graph:  # noqa: ANN401  as above
+        """Write a model whose large tensors are in the weights file; returns its record."""
         path = self._directory / name
         path.write_bytes(model.SerializeToString())
         onnx.checker.check_model(path)
         graph = model.graph
         return Graph(file=name, inputs=_signature(graph.input), outputs=_signature(graph.output))
+
+    def tensor(self, name: str, array: NDArray[Any]) -> Any:  # noqa: ANN401  as above
+        """An initializer; in the weights file when it is large."""
+        return onnx_ir.serde.serialize_tensor(self._stored(name, onnx_ir.tensor(array, name=name)))
 
     def _stored(self, name: str, tensor: Any) -> Any:  # noqa: ANN401  onnx_ir's tensor protocol
         """The tensor itself when small, else a reference to its place in the weights file."""

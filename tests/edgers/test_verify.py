@@ -217,6 +217,7 @@ FORGERIES = [
     ("floor", 0.4, r"\$\.floor"),
     ("floor", 1.0, r"\$\.floor"),
     ("floor", 1e308, r"\$\.floor"),
+    ("engine.decoder", "cuda_decoder", "engine.provider is .?CPUExecutionProvider"),
     ("sampler.name", "mersenne-twister", "sampler.name is .?mersenne-twister"),
     ("sampler.total_variation", 0.0, "sampler.total_variation is 0"),
     ("sampler.total_variation", lambda bound: bound / 2, "sampler.total_variation is"),

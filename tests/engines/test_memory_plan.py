@@ -94,6 +94,20 @@ class TestPlan:
         assert plan.sample == cache + held + plan.computing
         assert 3 * 96 * 96 * 4 < plan.computing < 2_000_000
 
+    @pytest.mark.parametrize(("positions", "larger"), [(60, "vision"), (256, "decoder")])
+    def test_it_is_computed_in_as_much_as_the_graph_needs_that_needs_most(
+        self, demo_bundle, positions, larger
+    ):
+        """Graphs run one after the other."""
+        graphs, answer = demo_bundle.manifest.graphs, demo_bundle.manifest.decoding.max_new_tokens
+        sizes = {"batch": 1, "seq": positions - answer, "max_len": positions}
+        peaks = {
+            name: peak_bytes(demo_bundle.read(record.file), sizes)
+            for name, record in (("vision", graphs.vision), ("decoder", graphs.decoder))
+        }
+        assert max(peaks, key=peaks.__getitem__) == larger
+        assert min(peaks.values()) < max(peaks.values()) == plan_memory(demo_bundle, positions).computing
+
     def test_a_longer_question_computes_in_more(self, demo_bundle):
         short, long = (plan_memory(demo_bundle, positions) for positions in (60, 200))
         assert short.computing < long.computing

@@ -86,15 +86,15 @@ def run(bundle, content, given):
     return onnxruntime.InferenceSession(content, options).run(None, given)
 
 
-def every_value(bundle, file, sizes):
-    """What each node of a graph writes, by ONNX Runtime, of inputs that are zero."""
+def every_value(bundle, file, sizes, **given):
+    """What each node of a graph writes, by ONNX Runtime, of inputs that are zero unless given."""
     model = onnx.load(bundle.path / file, load_external_data=False)
     written = [name for node in model.graph.node for name in node.output if name]
     del model.graph.output[:]
     model.graph.output.extend(map(onnx.helper.make_empty_tensor_value_info, written))
     (graph,) = (graph for _, graph in bundle.manifest.graphs.named() if graph.file == file)
     zeros = {t.name: np.zeros([sizes.get(size, size) for size in t.shape], t.dtype) for t in graph.inputs}
-    return dict(zip(written, run(bundle, model.SerializeToString(), zeros), strict=True))
+    return dict(zip(written, run(bundle, model.SerializeToString(), {**zeros, **given}), strict=True))
 
 
 @pytest.fixture(scope="module")

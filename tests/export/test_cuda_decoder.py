@@ -1,0 +1,346 @@
+"""The decoder for CUDA computes what the standard one does, and is admitted, chosen and named for what it is.
+
+ONNX Runtime has the same operators for the CPU: what they compute is judged there, in float32 too, for which
+CUDA has no kernel.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from msgspec.structs import replace
+
+from edgers.cli import cli
+from edgers_engines import bundle as bundle_module
+from edgers_engines.bundle import MANIFEST, Bundle
+from edgers_engines.decoder_graph import cuda_decoder, standard_decoder
+from edgers_engines.engine import open_backend
+from edgers_engines.errors import BundleError, InputError
+from edgers_engines.graph_shapes import steps
+from edgers_engines.memory_plan import peak_bytes
+from edgers_engines.onnx_graph import read_graph
+from edgers_engines.onnxruntime import OnnxRuntimeBackend
+from edgers_engines.records import dump
+from edgers_engines.self_test import POISON
+from edgers_engines.tensorrt import TensorRTBackend
+from edgers_engines.text_only import TextQuestion
+from edgers_engines.vlm import Question, VisionLanguageModel
+from edgers_export import bundle as export_module
+from edgers_export.bundle import export_bundle
+from edgers_export.errors import ExportError
+from edgers_export.parity import compare
+from tests.checkpoints import MINIATURES, write
+from tests.conftest import CHECKPOINT
+from tests.export.case import PROMPT, ROWS, STEPS, Case
+from tests.export.test_families import every_value
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Grouped heads, biases, and a rotation that is not the plain one."""
+    return write(MINIATURES["llama 3 rotation, biases"], tmp_path_factory.mktemp("cuda") / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def half(checkpoint):
+    """In half precision, as CUDA takes it."""
+    return export_bundle(checkpoint, checkpoint.parent / "half", precision="fp16", cuda_decoder=True)
+
+
+@pytest.fixture(scope="module")
+def full(checkpoint):
+    """In float32, where a difference is no rounding."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (bundle_module, export_module):
+            patch.setattr(module, "CUDA_PRECISIONS", ("fp32",))
+        return export_bundle(checkpoint, checkpoint.parent / "full", cuda_decoder=True)
+
+
+@pytest.fixture(scope="module")
+def models(full):
+    """The standard decoder and the one for CUDA, both on the CPU."""
+    graphs = full.manifest.graphs
+    return [VisionLanguageModel(full, decoder=of(graphs)) for of in (standard_decoder, cuda_decoder)]
+
+
+@pytest.fixture(scope="module")
+def case(full, checkpoint, models):
+    made = Case(full, checkpoint)
+    made.runtime = models[1]
+    return made
+
+
+class TestNumbers:
+    def test_all_greedy_tokens_equal_generate_from_a_poisoned_cache(self, case):
+        measured = compare(case.runtime, case.want())
+        assert (measured.equal_tokens, measured.tokens) == (ROWS * STEPS, ROWS * STEPS)
+        assert measured.largest_logit_difference < 1e-3
+
+    def test_rows_that_end_leave_the_batch(self, case, models):
+        """Each row ends where it would alone, whatever garbage the cache holds."""
+        rows = case.want().tokens.T.tolist()
+        lengths = {
+            end: {row.index(end) if end in row else STEPS for row in rows} for row in rows for end in row
+        }
+        end = max(lengths, key=lambda token: len(lengths[token]))
+        answers = []
+        for model in models:
+            question = Question(model, PROMPT, rows=ROWS, guard=False, max_new_tokens=STEPS)
+            question._end = (end,)
+            for array in question._cache.inputs(ROWS).values():
+                array[:, :, len(model.shared_prefix) :] = POISON
+            several = question.answers(case.canvases)
+            alone = [answer for canvas in case.canvases for answer in question.answers(canvas[None])]
+            assert [answer.tokens for answer in several] == [answer.tokens for answer in alone]
+            answers.append([answer.tokens for answer in several])
+        assert answers[0] == answers[1]
+        assert {len(tokens) for tokens in answers[0]} == lengths[end]
+        assert len(lengths[end]) > 2
+
+    def test_prompts_without_an_image_are_answered_alike(self, models):
+        prompts = ["Go left or right?", "Go right or left?"]
+        said = []
+        for model in models:
+            question = TextQuestion(model, [model.prompts.suffix(prompt) for prompt in prompts])
+            said.append([answer.tokens for answer in question.answers()])
+        assert said[0] == said[1]
+
+    def test_one_row_can_go_on_in_pieces(self, models):
+        """Several cannot, in its kernels, so no prefix is shared: it is computed with each row."""
+        rng, length = np.random.default_rng(3), 24
+        hidden = rng.standard_normal((1, 12, 64)).astype(np.float32)
+        found = []
+        for model in models:
+            question = Question(model, PROMPT, rows=1, guard=False)
+            question._cache.fill(POISON)
+            logits = np.empty((1, model.bundle.manifest.dimensions.vocabulary), np.float32)
+            for first, last in ((0, 5), (5, 9), (9, 10), (10, 12)):
+                piece = np.ascontiguousarray(hidden[:, first:last])
+                model.decode(piece, first, question._length, question._cache, logits)
+            found.append(logits)
+        assert length <= question._length
+        assert np.abs(found[0] - found[1]).max() < 1e-3
+        assert (models[0].shared_prefix, models[1].shared_prefix) == (models[0].prompts.prefix, ())
+
+    def test_half_precision_is_measured_for_both_and_the_tolerance_absorbs_both(self, half):
+        one, other = half.manifest.parity, half.manifest.graphs.cuda_decoder.parity
+        assert min(one.equal_tokens, other.equal_tokens) >= 0.95 * one.tokens
+        assert one.largest_logit_difference != other.largest_logit_difference
+        largest = max(one.largest_logit_difference, other.largest_logit_difference)
+        assert half.manifest.decoding.margin_tolerance >= export_module.MARGIN_FACTOR * largest
+
+    def test_a_decoder_that_computes_something_else_is_not_exported(self, case, full):
+        """Here one that is told of the position before."""
+        decoder = cuda_decoder(full.manifest.graphs)
+        late = decoder._replace(
+            positions=lambda rows, new, first, length: {
+                **decoder.positions(rows, new, first, length),
+                "last_index": np.full(rows, first + new - 2, np.int32),
+            }
+        )
+        decoding = replace(full.manifest.decoding, margin_tolerance=math.inf)
+        unmeasured = copy.copy(full)
+        unmeasured.manifest = replace(full.manifest, decoding=decoding)
+        with pytest.raises(ExportError, match=r"with decoder.cuda.onnx\): they are not the same model"):
+            export_module._parity(unmeasured, late, case.want())
+
+
+class TestFiles:
+    def test_no_weight_is_stored_twice(self, half):
+        graphs = half.manifest.graphs
+        standard, own = (
+            {(t.offset, t.length) for t in read_graph(half.read(graph.file), for_cuda=cuda).external}
+            for graph, cuda in ((graphs.decoder, False), (graphs.cuda_decoder, True))
+        )
+        tables = sorted(own - standard)
+        sizes = half.manifest.dimensions
+        assert [length for _, length in tables] == 2 * [sizes.max_length * sizes.head_dim // 2 * 2]
+
+    def test_a_bundle_without_it_says_nothing_of_it(self, demo_bundle):
+        assert demo_bundle.manifest.graphs.cuda_decoder is None
+        assert b"cuda_decoder" not in dump(demo_bundle.manifest)
+
+    def test_the_type_and_shape_of_every_value_are_known_before_the_graph_runs(self, full):
+        sizes = {"batch": 3, "seq": 5, "max_len": 40}
+        graph = full.manifest.graphs.cuda_decoder
+        found = every_value(full, graph.file, sizes, total_length=np.array([5], np.int32))
+        known = dict(pair for step in steps(full.read(graph.file), sizes) for pair in step.outputs)
+        assert {name: (value.dtype, value.shape) for name, value in known.items()} == {
+            name: (str(array.dtype), array.shape) for name, array in found.items()
+        }
+
+    def test_it_computes_in_less_memory(self, full):
+        """It never has the scores of an attention."""
+        graphs, sizes = full.manifest.graphs, {"batch": 1, "seq": 200, "max_len": 256}
+        standard = peak_bytes(full.read(graphs.decoder.file), sizes)
+        assert peak_bytes(full.read(graphs.cuda_decoder.file), sizes, for_cuda=True) < standard
+
+
+class TestChoice:
+    def test_onnx_runtime_on_cuda_runs_it_and_no_other_backend_does(self, half):
+        graphs = half.manifest.graphs
+        for kind, provider, want in (
+            (OnnxRuntimeBackend, "CUDAExecutionProvider", "cuda_decoder"),
+            (OnnxRuntimeBackend, "CPUExecutionProvider", "decoder"),
+            (TensorRTBackend, "", "decoder"),
+        ):
+            backend = object.__new__(kind)
+            backend._provider = provider
+            assert backend.decoder(graphs).name == want
+            assert backend.decoder(replace(graphs, cuda_decoder=None)).name == "decoder"
+
+    def test_the_certificate_can_name_it(self, models):
+        assert [model.engine_record("choices").decoder for model in models] == ["decoder", "cuda_decoder"]
+
+    def test_plans_are_built_of_the_standard_one_alone(self, half):
+        assert [loaded.name for loaded in half.manifest.loaded][:4] == [
+            "graphs.vision",
+            "graphs.embed",
+            "graphs.decoder",
+            "graphs.cuda_decoder",
+        ]
+        assert [loaded.name for loaded in half.manifest.standard] == [
+            "graphs.vision",
+            "graphs.embed",
+            "graphs.decoder",
+        ]
+
+    def test_inspect_shows_it(self, half, capsys):
+        assert cli.main(["inspect", str(half.path)], standalone_mode=False) == 0
+        out = " ".join(capsys.readouterr().out.split())
+        assert "ONNX Runtime decodes by decoder.cuda.onnx" in out
+        assert "of decoder.cuda.onnx" in out
+
+
+class TestRefused:
+    def test_another_precision_before_anything_is_read(self, tmp_path):
+        with pytest.raises(InputError, match="no kernel for fp32; add --precision fp16"):
+            export_bundle(tmp_path / "nothing", tmp_path / "out", cuda_decoder=True)
+
+    def test_heads_that_it_cannot_rotate(self, tmp_path):
+        """The demo's have 24 values."""
+        with pytest.raises(ExportError, match="heads of a multiple of 16; this decoder's have 24"):
+            export_bundle(CHECKPOINT, tmp_path / "out", precision="fp16", cuda_decoder=True)
+
+    def test_a_bundle_in_a_precision_that_it_has_no_kernel_for(self, full):
+        with pytest.raises(BundleError, match=r"cuda_decoder, whose operators compute in fp16; \$.precision"):
+            Bundle.load(full.path)
+
+    def test_its_graph_in_the_standard_ones_place(self, half, tmp_path):
+        """Its operators pass in that one graph, which only one backend reads."""
+        root = shutil.copytree(half.path, tmp_path / "bundle")
+        manifest = json.loads((root / MANIFEST).read_bytes())
+        graphs = manifest["graphs"]
+        graphs["decoder"]["file"], graphs["cuda_decoder"]["file"] = (
+            graphs["cuda_decoder"]["file"],
+            graphs["decoder"]["file"],
+        )
+        (root / MANIFEST).write_text(json.dumps(manifest))
+        with pytest.raises(BundleError, match=r"decoder.cuda.onnx: .*opset_import occurs more than once"):
+            Bundle.load(root)
+
+    def test_inputs_of_another_kind(self, half, tmp_path):
+        root = shutil.copytree(half.path, tmp_path / "bundle")
+        manifest = json.loads((root / MANIFEST).read_bytes())
+        manifest["graphs"]["cuda_decoder"]["inputs"][1]["dtype"] = "int64"
+        (root / MANIFEST).write_text(json.dumps(manifest))
+        with pytest.raises(BundleError, match=r"\$.graphs.cuda_decoder has name last_index, dtype int64"):
+            Bundle.load(root)
+
+
+def attention(model):
+    return next(node for node in model.graph.node if node.op_type == "GroupQueryAttention")
+
+
+def attribute(node, **values):
+    node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in values.items())
+
+
+def computed_index(model):
+    """The kernels would write where the graph pleases."""
+    model.graph.node.insert(0, onnx.helper.make_node("Add", ["last_index", "last_index"], ["elsewhere"]))
+    attention(model).input[5] = "elsewhere"
+
+
+HOSTILE = {
+    "no second operator set": (
+        lambda m: m.opset_import.pop(),
+        "model.opset_import lacks 'com.microsoft', which a decoder for CUDA is made of",
+    ),
+    "another second set": (
+        lambda m: setattr(m.opset_import[1], "domain", "com.example"),
+        r"model.opset_import\[1\] is \('com.example', 1\); only 'com.microsoft' of version 1",
+    ),
+    "another version": (
+        lambda m: setattr(m.opset_import[1], "version", 2),
+        r"model.opset_import\[1\] is \('com.microsoft', 2\)",
+    ),
+    "a third set": (
+        lambda m: m.opset_import.add(domain="x", version=1),
+        "model.opset_import occurs more than 2",
+    ),
+    "the sets in the other order": (
+        lambda m: m.opset_import.reverse(),
+        "asks for the operator domain 'com.microsoft'",
+    ),
+    "another of the domain's operators": (
+        lambda m: setattr(attention(m), "op_type", "BeamSearch"),
+        "asks for the operator 'BeamSearch', which is not one of those allowed",
+    ),
+    "a standard operator in the other domain": (
+        lambda m: setattr(next(n for n in m.graph.node if n.op_type == "MatMul"), "domain", "com.microsoft"),
+        "asks for the operator 'MatMul'",
+    ),
+    "its operator in the standard domain": (
+        lambda m: attention(m).ClearField("domain"),
+        "asks for the operator 'GroupQueryAttention'",
+    ),
+    "a third domain": (
+        lambda m: setattr(attention(m), "domain", "com.example"),
+        "asks for the operator domain 'com.example'",
+    ),
+    "an attribute that no plain decoder needs": (
+        lambda m: attribute(attention(m), local_window_size=3),
+        r"\(GroupQueryAttention\) has the attribute 'local_window_size': not allowed",
+    ),
+    "an index that the graph computes": (
+        computed_index,
+        r"\(GroupQueryAttention\) reads 'elsewhere' as input 5; only the graph's own input last_index",
+    ),
+    "the index and the length swapped": (
+        lambda m: attention(m).input.__setitem__(slice(5, 7), ["total_length", "last_index"]),
+        "reads 'total_length' as input 5",
+    ),
+    "no cache": (
+        lambda m: attention(m).input.__setitem__(3, ""),
+        r"reads '' as input 3; only the graph's own input past",
+    ),
+    "embeddings as the cache": (
+        lambda m: attention(m).input.__setitem__(4, "embeddings"),
+        "reads 'embeddings' as input 4",
+    ),
+    "too few inputs": (
+        lambda m: attention(m).input.__delitem__(slice(5, None)),
+        "reads '' as input 5",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_decoder_for_cuda_is_refused_by_one_line_that_says_why(half, name):
+    damage, says = HOSTILE[name]
+    model = onnx.load_from_string(half.read("decoder.cuda.onnx"))
+    damage(model)
+    with pytest.raises(ValueError, match=says):
+        read_graph(model.SerializeToString(), for_cuda=True)
+
+
+def test_the_cpu_backend_runs_the_standard_one_of_such_a_bundle(half):
+    model = VisionLanguageModel(half, open_backend())
+    assert (model.decoder_graph.name, model.decoder.graph.file) == ("decoder", "decoder.onnx")
