@@ -17,7 +17,7 @@ from edgers_engines.atomic import check_new
 from edgers_engines.errors import InputError
 
 if TYPE_CHECKING:
-    from edgers_engines.manifest import Precision
+    from edgers_engines.manifest import Precision, Quantization
     from edgers_engines.oracle_record import Rules
     from edgers_export.bundle import Progress
 
@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     default="fp32",
     show_default=True,
     help="Of weights and activations; half precision is another base classifier.",
+)
+@click.option(
+    "--quantize",
+    "quantization",
+    type=click.Choice(["int8-weights", "int4-weights"]),
+    help="Store the weights of the decoder's layers in fewer bits; again another base classifier.",
 )
 @click.option("--max-length", type=int, help="Positions for image, prompt and answer  [default: all]")
 @click.option(
@@ -51,6 +57,7 @@ def command(
     checkpoint: Path,
     out: Path,
     precision: Precision,
+    quantization: Quantization | None,
     max_length: int | None,
     opset: int,
     rules_paths: tuple[Path, ...],
@@ -72,6 +79,7 @@ def command(
             licence=licence,
             oracles=oracles,
             precision=precision,
+            quantization=quantization,
             opset=opset,
             max_length=max_length,
             progress=progress,

@@ -58,7 +58,8 @@ def _identity(bundle: Bundle) -> Rows:
 def _model(m: Manifest) -> Rows:
     size, template = m.dimensions, m.prompt
     height, width = m.preparation.canvas_size
-    yield "family", f"{m.family}, {m.precision}, ONNX opset {m.opset}"
+    numbers = m.precision + (f" with {m.quantization}" if m.quantization else "")
+    yield "family", f"{m.family}, {numbers}, ONNX opset {m.opset}"
     yield "image", f"{width}×{height} canvas, {m.preparation.filter}, {size.image_tokens} tokens"
     yield (
         "prompt",

@@ -9,7 +9,7 @@ pieces may need more.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgers_engines import memory
@@ -30,7 +30,8 @@ class MemoryPlan:
     """Bytes.
 
     Attributes:
-        weights: of all graphs.
+        weights: of all graphs; where they are stored in fewer bits than products are computed in, also the
+            largest of them in those, for a runtime that cannot multiply by what is stored.
         positions: of the cache of each sample.
         cache: keys and values of a sample.
         held: all else that is held for a sample: noise, features, embeddings, logits.
@@ -78,19 +79,18 @@ def plan_memory(bundle: Bundle, positions: int | None = None) -> MemoryPlan:
     if not least <= length <= sizes.max_length:
         raise InputError(f"{length} positions; this model takes {least} to {sizes.max_length}")
     cache, row = memory.cache_bytes(manifest, length), memory.row_bytes(manifest, length)
+    question = length - manifest.decoding.max_new_tokens
+    computed = (
+        (manifest.graphs.vision, {"batch": 1}),
+        (manifest.graphs.decoder, {"batch": 1, "seq": question, "max_len": length}),
+    )
     return MemoryPlan(
-        weights=sum(file.size for file in manifest.files),
+        weights=sum(file.size for file in manifest.files)
+        + max(_of(wide_bytes, bundle, *each) for each in computed),
         positions=length,
         cache=cache,
         held=row - cache + 2 * _canvas_bytes(manifest),
-        computing=max(
-            _computing(bundle, manifest.graphs.vision, {"batch": 1}),
-            _computing(
-                bundle,
-                manifest.graphs.decoder,
-                {"batch": 1, "seq": length - manifest.decoding.max_new_tokens, "max_len": length},
-            ),
-        ),
+        computing=max(_of(peak_bytes, bundle, *each) for each in computed),
     )
 
 
@@ -99,15 +99,19 @@ def fewest_positions(manifest: Manifest) -> int:
     return manifest.dimensions.image_tokens + manifest.decoding.max_new_tokens
 
 
-def _computing(bundle: Bundle, graph: Graph, sizes: Mapping[str, int]) -> int:
+def _of(
+    count: Callable[[bytes, Mapping[str, int]], int], bundle: Bundle, graph: Graph, sizes: Mapping[str, int]
+) -> int:
     try:
-        return peak_bytes(bundle.read(graph.file), sizes)
+        return count(bundle.read(graph.file), sizes)
     except ValueError as error:
         raise BundleError(f"the memory that {graph.file} computes in cannot be predicted: {error}") from None
 
 
 def peak_bytes(content: bytes, sizes: Mapping[str, int]) -> int:
     """The most bytes that values within a graph, not its inputs and outputs, need at one time.
+
+    Widened weights are not among them: they are the same for all rows.
 
     Args:
         content: an ONNX file's bytes, which `read_graph` has checked.
@@ -117,7 +121,7 @@ def peak_bytes(content: bytes, sizes: Mapping[str, int]) -> int:
         ValueError: see `graph_shapes.steps`.
     """
     nodes = list(steps(content, sizes))
-    outside = set(read_graph(content).outputs)  # the caller's, such as the cache
+    outside = {*read_graph(content).outputs, *_widened(nodes)}  # the first the caller's, such as the cache
     owner: dict[str, str] = {}  # of a view, the value whose bytes it shows
     last: dict[str, int] = {}
     for index, step in enumerate(nodes):
@@ -137,6 +141,25 @@ def peak_bytes(content: bytes, sizes: Mapping[str, int]) -> int:
         for name in [name for name in alive if last[name] <= index]:
             live -= alive.pop(name)
     return peak
+
+
+def wide_bytes(content: bytes, sizes: Mapping[str, int]) -> int:
+    """The bytes of the largest weight that is stored in fewer bits than products are computed in, in those.
+
+    Args, Raises: as of `peak_bytes`.
+    """
+    return max(_widened(list(steps(content, sizes))).values(), default=0)
+
+
+def _widened(nodes: Sequence[Step]) -> dict[str, int]:
+    """What is dequantized though no node computes it: weights, by name, in bytes."""
+    computed = {name for step in nodes for name, _ in step.outputs}
+    return {
+        name: value.nbytes
+        for step in nodes
+        if step.operator == "DequantizeLinear" and step.inputs[0] and step.inputs[0][0] not in computed
+        for name, value in step.outputs
+    }
 
 
 def _scores(step: Step) -> int:

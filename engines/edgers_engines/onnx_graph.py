@@ -20,6 +20,7 @@ from edgers_engines.onnx_schema import (
     MODEL,
     OPERATORS,
     OPSETS,
+    QUANTIZERS,
 )
 from edgers_engines.protobuf import Message
 
@@ -36,11 +37,11 @@ class ExternalTensor:
 
     Attributes:
         name: the initializer's name.
-        dtype: numpy's name of the element type.
+        dtype: the name of the element type, numpy's where it has one.
         shape: its dimensions.
         location: the plain name of the file.
         offset: the first byte, a multiple of the item size.
-        length: bytes, the product of the shape times the item size, and never 0.
+        length: bytes, the product of the shape times the item's bits in whole bytes, and never 0.
     """
 
     name: str
@@ -111,7 +112,8 @@ def read_graph(content: bytes | memoryview) -> GraphFacts:
     inputs, outputs = (tuple(_signed(value) for value in graph.messages(n)) for n in ("input", "output"))
     names = _Names(value.name for value in inputs)
     external = _read_initializers(graph, names)
-    operators = frozenset(_read_node(node, names) for node in graph.messages("node"))
+    stored = frozenset(tensor.text("name") for tensor in graph.messages("initializer"))
+    operators = frozenset(_read_node(node, names, stored) for node in graph.messages("node"))
     names.check_outputs(value.name for value in outputs)
     return GraphFacts(
         opset=_within(operator_set, "version", OPSETS),
@@ -164,8 +166,8 @@ def _read_initializers(graph: Message, names: _Names) -> tuple[ExternalTensor, .
     return tuple(external)
 
 
-def _read_node(node: Message, names: _Names) -> str:
-    """The operator of a checked node."""
+def _read_node(node: Message, names: _Names, stored: frozenset[str]) -> str:
+    """The operator of a checked node; `stored` are the initializers."""
     operator = node.text("op_type")
     _check_domain(node)
     if operator not in OPERATORS:
@@ -178,9 +180,21 @@ def _read_node(node: Message, names: _Names) -> str:
         raise ValueError(f"{node.where} ({operator}) has an attribute twice: {_shown(attributes)}")
     for name in filter(None, node.texts("input")):  # "" stands for an optional input that is left out
         names.use(name, f"{node.where} ({operator})")
+    if operator in QUANTIZERS:
+        _check_scale(node, operator, stored)
     for name in filter(None, node.texts("output")):
         names.define(name, f"{node.where} ({operator})")
     return operator
+
+
+def _check_scale(node: Message, operator: str, stored: frozenset[str]) -> None:
+    """A computed scale may be the whole batch's, and a row's answer would depend on its neighbours."""
+    for name in filter(None, node.texts("input")[1:]):
+        if name not in stored:
+            raise ValueError(
+                f"{node.where} ({operator}) computes its scale or zero point {_shown(name)}; only stored "
+                "ones are allowed, for a computed one may couple the rows of a batch"
+            )
 
 
 def _read_attribute(attribute: Message, operator: str) -> str:
@@ -230,7 +244,7 @@ def _external(tensor: Message) -> ExternalTensor:
             f"{tensor.where}.external_data has {length} bytes; "
             f"{dtype}{list(shape)} has {size}, and more than 0 are expected"
         )
-    if offset % DTYPES[tensor.integer("data_type")][1]:
+    if offset % max(DTYPES[tensor.integer("data_type")][1] // 8, 1):
         raise ValueError(
             f"{tensor.where}.external_data begins at {offset}, not at a multiple of a {dtype}'s size"
         )
@@ -272,8 +286,8 @@ def _read_tensor(tensor: Message) -> tuple[str, tuple[int, ...], int]:
             raise ValueError(
                 f"{tensor.where} has the shape {_shown(shape)}; 0 to 2**48 - 1 elements are allowed"
             )
-    item = DTYPES[tensor.integer("data_type")][1]
-    return dtype, shape, 0 if 0 in shape else elements * item
+    bits = DTYPES[tensor.integer("data_type")][1]
+    return dtype, shape, 0 if 0 in shape else (elements * bits + 7) // 8
 
 
 def _signed(value: Message) -> Value:

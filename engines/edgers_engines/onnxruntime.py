@@ -106,6 +106,9 @@ class OnnxRuntimeBackend(Backend):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # as above
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
+        # Weights of 4 or 8 bits are multiplied in float32, as the graph says. By default what they meet is
+        # rounded to 8 bits as well: another function, which no other backend computes.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         return options
 

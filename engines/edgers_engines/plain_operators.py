@@ -16,7 +16,8 @@ from edgers_engines.graph_shapes import Known, Step, steps
 from edgers_engines.onnx_schema import DTYPES, GRAPH, MODEL
 from edgers_engines.protobuf import edited, field, message
 
-OPSET = 20  # the last before these operators
+OPSET = 20  # the last before these operators that TensorRT 10.3 was made for
+_BLOCKS = 21  # the first in which numbers are dequantized in blocks
 _NUMBERS = {name: number for number, (name, _) in DTYPES.items()}
 _FLOAT, _INT, _INTS = 1, 2, 7  # AttributeProto.type
 _LEAST = -3.4028234663852886e38  # of float32
@@ -72,9 +73,12 @@ def plain(content: bytes, sizes: Mapping[str, int], operators: Collection[str]) 
     numbers = count()
     found = iter(steps(content, sizes))
     left: set[str] = set()
+    blocks = False
 
     def node(original: memoryview) -> list[bytes]:
+        nonlocal blocks
         step = next(found)
+        blocks |= "block_size" in step.attributes
         if step.operator not in operators:
             left.add(step.operator)
             return [bytes(original)]
@@ -87,7 +91,8 @@ def plain(content: bytes, sizes: Mapping[str, int], operators: Collection[str]) 
     )
     if left & PLAIN.keys():
         return rewritten
-    return edited(memoryview(rewritten), MODEL, {"opset_import": lambda _: message(field(2, OPSET))})
+    opset = _BLOCKS if blocks else OPSET
+    return edited(memoryview(rewritten), MODEL, {"opset_import": lambda _: message(field(2, opset))})
 
 
 def _attention(nodes: _Nodes, step: Step) -> None:

@@ -19,6 +19,7 @@ from edgers_engines.atomic import check_new, new_folder
 from edgers_engines.bundle import MANIFEST, Bundle
 from edgers_engines.fields import NAME
 from edgers_engines.manifest import (
+    ACTIVATIONS,
     SCHEMA_VERSION,
     Decoding,
     File,
@@ -27,6 +28,7 @@ from edgers_engines.manifest import (
     Parity,
     Precision,
     Provenance,
+    Quantization,
 )
 from edgers_engines.oracle_record import Rules
 from edgers_engines.records import dump
@@ -39,6 +41,7 @@ from edgers_export.llava import Vision, dimensions, halve, image_tokens, longest
 from edgers_export.onnx import WEIGHTS, GraphWriter
 from edgers_export.parity import Reference, compare, reference
 from edgers_export.processor import read_normalisation, read_preparation
+from edgers_export.quantization import quantize
 from edgers_export.template import prompt_ids, read_template, read_tokenizer
 
 OPSET = 24  # the first with TensorScatter and with Attention over a cache written in place
@@ -69,6 +72,7 @@ def export_bundle(
     licence: str = "unknown",
     oracles: tuple[Rules, ...] = (),
     precision: Precision = "fp32",
+    quantization: Quantization | None = None,
     opset: int = OPSET,
     max_length: int | None = None,
     max_new_tokens: int = 32,
@@ -83,6 +87,7 @@ def export_bundle(
         licence: the weights' licence, for the manifest.
         oracles: rule oracles to carry.
         precision: of weights and activations; canvas and logits are float32 in both.
+        quantization: what is narrower besides. PyTorch is then asked with the rounded weights.
         opset: of the graphs.
         max_length: positions for prompt, image and answer; all the decoder has unless given.
         max_new_tokens: where free answers end at the latest.
@@ -106,6 +111,7 @@ def export_bundle(
             licence=licence,
             oracles=oracles,
             precision=precision,
+            quantization=quantization,
             opset=opset,
             max_length=max_length,
             max_new_tokens=max_new_tokens,
@@ -126,6 +132,7 @@ def _write(
     licence: str,
     oracles: tuple[Rules, ...],
     precision: Precision,
+    quantization: Quantization | None,
     opset: int,
     max_length: int | None,
     max_new_tokens: int,
@@ -143,6 +150,8 @@ def _write(
     ids = prompt_ids(tokenizer, template, _PARITY_PROMPT)
     _check_length(positions, image_tokens(model.config, preparation.canvas_size), ids)
     end_tokens = source.end_tokens
+    if quantization:
+        quantize(model, quantization, getattr(torch, ACTIVATIONS[precision]))
     progress("ask PyTorch")
     vision = Vision(model, normalisation)
     want = reference(
@@ -170,6 +179,7 @@ def _write(
         family="llava",
         licence=licence,
         precision=precision,
+        quantization=quantization,
         opset=opset,
         provenance=_provenance(source),
         preparation=preparation,
