@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=PATH, required=True, help="Bundle directory to make.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16"]),
+    type=click.Choice(["fp32", "fp16", "bf16"]),
     default="fp32",
     show_default=True,
     help="Of weights and activations; half precision is another base classifier.",

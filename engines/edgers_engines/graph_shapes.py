@@ -19,7 +19,7 @@ from edgers_engines.onnx_schema import ATTRIBUTE_VALUES, BITS, DTYPES, MODEL
 from edgers_engines.protobuf import Message
 
 _FEW = 64  # numbers that a shape is computed from
-_NOT_OF_NUMPY = {"int4"}  # no shape is computed in these
+_NOT_OF_NUMPY = {"bfloat16", "int4"}  # no shape is computed in these
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,8 @@ def _divide(a: NDArray[Any], b: NDArray[Any]) -> Any:  # noqa: ANN401  whatever 
 
 def _cast(inputs: Inputs, attributes: Mapping[str, Any]) -> list[Known]:
     dtype, value = DTYPES[attributes["to"]][0], inputs[0]
-    return [Known(dtype, value.shape, None if value.numbers is None else value.numbers.astype(dtype))]
+    known = value.numbers is not None and dtype not in _NOT_OF_NUMPY
+    return [Known(dtype, value.shape, value.numbers.astype(dtype) if known else None)]
 
 
 def _shape(inputs: Inputs, attributes: Mapping[str, Any]) -> list[Known]:

@@ -14,8 +14,8 @@ from edgers_engines.records import Record
 
 SCHEMA_VERSION: Literal[3] = 3
 
-Precision = Literal["fp32", "fp16"]
-ACTIVATIONS: dict[Precision, Dtype] = {"fp32": "float32", "fp16": "float16"}
+Precision = Literal["fp32", "fp16", "bf16"]
+ACTIVATIONS: dict[Precision, Dtype] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 # What is narrower besides: weights of the decoder's linear layers, stored as integers, widened for products.
 Quantization = Literal["int8-weights", "int4-weights"]
 Opset = Annotated[int, Meta(ge=24, le=25)]  # 24 is the first with TensorScatter, 25 the last that was tried

@@ -155,7 +155,7 @@ MODEL: Schema = {
 }
 
 # TensorProto.DataType -> its name and the bits of one element; numbers of 4 bits lie two in a byte. NumPy has
-# no int4, and its own types for the other names. No strings, no complex numbers.
+# neither int4 nor bfloat16, and its own types for the other names. No strings, no complex numbers.
 DTYPES: dict[int, tuple[str, int]] = {
     1: ("float32", 32),
     2: ("uint8", 8),
@@ -169,6 +169,7 @@ DTYPES: dict[int, tuple[str, int]] = {
     11: ("float64", 64),
     12: ("uint32", 32),
     13: ("uint64", 64),
+    16: ("bfloat16", 16),
     22: ("int4", 4),
 }
 BITS = dict(DTYPES.values())

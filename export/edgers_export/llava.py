@@ -121,13 +121,19 @@ def image_tokens(config: Any, canvas_size: tuple[int, int]) -> int:  # noqa: ANN
     return int((size // patch) ** 2 + class_token - dropped)
 
 
-def halve(model: Any) -> None:  # noqa: ANN401  transformers is untyped
-    """Turn the weights to float16, and nothing else.
+def round_weights(model: Any, dtype: torch.dtype) -> None:  # noqa: ANN401  transformers is untyped
+    """Round a float32 model's weights to the numbers that `halve` will store."""
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype).float()
+
+
+def halve(model: Any, dtype: torch.dtype) -> None:  # noqa: ANN401  transformers is untyped
+    """Turn the weights to float16 or bfloat16, and nothing else.
 
     Buffers keep their type: a rotation's frequencies in float16 would turn far positions by whole radians.
     """
     kept = [(part, name, old) for part in model.modules() for name, old in part.named_buffers(recurse=False)]
-    model.half()
+    model.to(dtype)
     for part, name, old in kept:
         part._buffers[name] = old
 
@@ -184,7 +190,7 @@ def write_graphs(
     """Write vision.onnx, embed.onnx and decoder.onnx.
 
     Args:
-        model: `LlavaForConditionalGeneration` in float32 or float16.
+        model: `LlavaForConditionalGeneration` in float32, float16 or bfloat16.
         writer: where to write.
         canvas_size: height and width that the vision tower takes.
         normalisation: the checkpoint's mean and standard deviation.

@@ -26,6 +26,7 @@ _ALIGNMENT = 64  # a cache line, and enough for every vector unit
 _DTYPES = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.BFLOAT16: "bfloat16",
     onnx.TensorProto.INT64: "int64",
     onnx.TensorProto.BOOL: "bool",
 }
@@ -105,13 +106,14 @@ class GraphWriter:
         # PyTorch's memory, or a copy of it in which two numbers of 4 bits share a byte.
         packed = tensor.dtype == onnx_ir.DataType.INT4
         array = np.frombuffer(tensor.tobytes(), np.uint8) if packed else np.ascontiguousarray(tensor.numpy())
+        content = array.view(np.uint8).reshape(-1).data
         digest = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(array.view(np.uint8).reshape(-1).data)
+        digest.update(content)
         offset = self._offsets.get(digest.digest())
         if offset is None:
             self._weights.write(b"\0" * (-self._weights.tell() % _ALIGNMENT))
             offset = self._offsets[digest.digest()] = self._weights.tell()
-            self._weights.write(array.data)
+            self._weights.write(content)
             self._weights.flush()
         return onnx_ir.ExternalTensor(
             self._location,

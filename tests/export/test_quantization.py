@@ -88,6 +88,18 @@ def test_weights_that_are_zero_stay_zero_and_tiny_ones_are_not_lost(kind):
     assert layer.weight[:, 0].tolist() == pytest.approx(weight[0].tolist(), rel=0.3)
 
 
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_layer_is_a_linear_layer_of_the_rounded_weights(kind):
+    linear, x = nn.Linear(64, 24), torch.randn(2, 3, 64)
+    model = model_of(linear)
+    quantize(model, kind, torch.float32)
+    layer = model.model.language_model.layers[0]["layer0"]
+    with torch.no_grad():
+        want = nn.functional.linear(x, layer.weight.T, linear.bias)
+        assert torch.allclose(layer(x), want, atol=1e-5)
+    assert linear.bias.abs().min() > 1e-5, "or a lost bias would not show"
+
+
 def test_blocks_are_as_large_as_fits_and_a_size_that_none_fits_is_refused():
     for size, block in ((256, 128), (192, 64), (96, 32)):
         assert block in BLOCKS
