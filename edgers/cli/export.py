@@ -18,7 +18,7 @@ from edgers_engines.atomic import check_new
 from edgers_engines.errors import InputError
 
 if TYPE_CHECKING:
-    from edgers_engines.manifest import Parity, Precision
+    from edgers_engines.manifest import Parity, Precision, Quantization
     from edgers_engines.oracle_record import Rules
     from edgers_export.bundle import Progress
 
@@ -43,10 +43,16 @@ class Frame(click.ParamType[tuple[int, int]]):
 @click.option("--out", type=PATH, required=True, help="Bundle directory to make.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16"]),
+    type=click.Choice(["fp32", "fp16", "bf16"]),
     default="fp32",
     show_default=True,
     help="Of weights and activations; half precision is another base classifier.",
+)
+@click.option(
+    "--quantize",
+    "quantization",
+    type=click.Choice(["int8-weights", "int4-weights"]),
+    help="Store the weights of the decoder's layers in fewer bits; again another base classifier.",
 )
 @click.option(
     "--frame",
@@ -87,6 +93,7 @@ def command(
     frame: tuple[int, int] | None,
     pool: int,
     cuda_decoder: bool,
+    quantization: Quantization | None,
     max_length: int | None,
     opset: int,
     rules_paths: tuple[Path, ...],
@@ -111,6 +118,7 @@ def command(
             frame=frame,
             pool=pool,
             cuda_decoder=cuda_decoder,
+            quantization=quantization,
             opset=opset,
             max_length=max_length,
             progress=progress,

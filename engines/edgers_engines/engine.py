@@ -19,7 +19,7 @@ from edgers_engines.decoder_graph import DecoderGraph, DecoderName, standard_dec
 from edgers_engines.device import Buffer, Device, DeviceArray
 from edgers_engines.errors import InputError
 from edgers_engines.fields import Sha256
-from edgers_engines.graph_record import Graph, Tensor
+from edgers_engines.graph_record import Graph, Tensor, held_as
 from edgers_engines.manifest import Graphs, Precision
 from edgers_engines.records import Record
 from edgers_engines.weights import Weights
@@ -189,7 +189,7 @@ def _check(
             for wanted, found in zip(tensor.shape, array.shape, strict=False)
         ]
         if (
-            array.dtype != np.dtype(tensor.dtype)
+            array.dtype != held_as(tensor.dtype)
             or array.ndim != len(tensor.shape)
             or list(array.shape) != sizes
         ):

@@ -19,6 +19,7 @@ import numpy as np
 from edgers_engines import memory
 from edgers_engines.device import Buffer
 from edgers_engines.errors import InputError
+from edgers_engines.graph_record import held_as
 from edgers_engines.kv_cache import KVCache
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Generation:
         self._model, self._constraint = model, constraint
         self._tolerance = manifest.decoding.margin_tolerance if guard else None
         self._end = manifest.decoding.end_tokens
-        dtype, device = manifest.activations, model.backend.device
+        dtype, device = held_as(manifest.activations), model.backend.device
         self.device = device
         self._block = device.empty((rows, block, dimensions.hidden), dtype)
         if self._start:
@@ -120,7 +121,7 @@ class Generation:
             device.paste(np.broadcast_to(prefix, (rows, *prefix.shape)), self._block, 0)
         self._token = device.empty((rows, 1, dimensions.hidden), dtype)
         self._logits = device.empty((rows, dimensions.vocabulary), np.float32)
-        self._cache = KVCache(device, dimensions, rows, self._length, dtype)
+        self._cache = KVCache(device, dimensions, rows, self._length, manifest.activations)
 
     def _answers(self, count: int) -> list[Answer]:
         """Answer the first `count` rows of the block."""

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgers_engines.onnx_schema import ATTRIBUTE_VALUES, CUDA_MODEL, DTYPES
+from edgers_engines.onnx_schema import ATTRIBUTE_VALUES, BITS, CUDA_MODEL, DTYPES
 from edgers_engines.protobuf import Message
 
 _FEW = 64  # numbers that a shape is computed from
+_NOT_OF_NUMPY = {"bfloat16", "int4"}  # no shape is computed in these
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Known:
     @property
     def nbytes(self) -> int:
         """Bytes that it takes."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        return (math.prod(self.shape) * BITS[self.dtype] + 7) // 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def _bounded(value: Known) -> Known:
 def _constant(tensor: Message) -> Known:
     dtype, shape = DTYPES[tensor.integer("data_type")][0], tuple(tensor.integers("dims"))
     numbers = None
-    if tensor.has("raw_data") and math.prod(shape) <= _FEW:
+    if tensor.has("raw_data") and math.prod(shape) <= _FEW and dtype not in _NOT_OF_NUMPY:
         numbers = np.frombuffer(tensor.content("raw_data"), dtype).reshape(shape)
     return Known(dtype, shape, numbers)
 
@@ -141,7 +142,8 @@ def _divide(a: NDArray[Any], b: NDArray[Any]) -> Any:  # noqa: ANN401  whatever 
 
 def _cast(inputs: Inputs, attributes: Mapping[str, Any]) -> list[Known]:
     dtype, value = DTYPES[attributes["to"]][0], inputs[0]
-    return [Known(dtype, value.shape, None if value.numbers is None else value.numbers.astype(dtype))]
+    known = value.numbers is not None and dtype not in _NOT_OF_NUMPY
+    return [Known(dtype, value.shape, value.numbers.astype(dtype) if known else None)]
 
 
 def _shape(inputs: Inputs, attributes: Mapping[str, Any]) -> list[Known]:
@@ -287,6 +289,10 @@ def _constant_node(_: Inputs, attributes: Mapping[str, Any]) -> list[Known]:
     return [Known(str(numbers.dtype), numbers.shape, numbers)]
 
 
+def _dequantize(inputs: Inputs, _: Mapping[str, Any]) -> list[Known]:
+    return [Known(inputs[1].dtype, inputs[0].shape)]
+
+
 def _filled(inputs: Inputs, attributes: Mapping[str, Any]) -> list[Known]:
     like = attributes.get("value")
     return [Known(like.dtype if like else "float32", tuple(inputs[0].numbers.tolist()))]
@@ -328,6 +334,7 @@ _RULES: dict[str, Rule] = {
     "Constant": _constant_node,
     "ConstantOfShape": _filled,
     "Conv": _conv,
+    "DequantizeLinear": _dequantize,
     "Expand": _expand,
     "Gather": _gather,
     "Gemm": _gemm,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgers_engines.bfloat16 import bits
 from edgers_engines.device import Buffer, Device
-from edgers_engines.graph_record import Dtype
+from edgers_engines.graph_record import Dtype, held_as
 from edgers_engines.manifest import Dimensions
 
 
@@ -20,9 +21,9 @@ class KVCache:
 
     def __init__(self, device: Device, dimensions: Dimensions, rows: int, length: int, dtype: Dtype) -> None:
         shape = (rows, dimensions.kv_heads, length, dimensions.head_dim)
-        self._device, self._rows = device, rows
+        self._device, self._rows, self._dtype = device, rows, dtype
         self._arrays: dict[str, Buffer] = {
-            f"{layer}.{kind}": device.empty(shape, dtype)
+            f"{layer}.{kind}": device.empty(shape, held_as(dtype))
             for layer in range(dimensions.layers)
             for kind in ("key", "value")
         }
@@ -42,8 +43,9 @@ class KVCache:
 
     def fill(self, value: float, start: int = 0) -> None:
         """Write a value from position `start` on, in every row."""
+        held = bits(value) if self._dtype == "bfloat16" else value
         for array in self._arrays.values():
-            self._device.fill(array, value, start)
+            self._device.fill(array, held, start)
 
     def keep(self, rows: Sequence[int], start: int, stop: int) -> None:
         """Move the given rows up to the front.

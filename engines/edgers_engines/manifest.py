@@ -15,9 +15,11 @@ from edgers_engines.records import Record
 SCHEMA_VERSION: Literal[3] = 3
 
 Family = Literal["llava", "llava_next", "llava_onevision"]
-Precision = Literal["fp32", "fp16"]
-ACTIVATIONS: dict[Precision, Dtype] = {"fp32": "float32", "fp16": "float16"}
+Precision = Literal["fp32", "fp16", "bf16"]
+ACTIVATIONS: dict[Precision, Dtype] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 CUDA_PRECISIONS: tuple[Precision, ...] = ("fp16",)  # that GroupQueryAttention has kernels for on CUDA
+# What is narrower besides: weights of the decoder's linear layers, stored as integers, widened for products.
+Quantization = Literal["int8-weights", "int4-weights"]
 Opset = Annotated[int, Meta(ge=24, le=25)]  # 24 is the first with TensorScatter, 25 the last that was tried
 
 
@@ -135,7 +137,7 @@ class Provenance(Record, frozen=True, kw_only=True):
     tools: dict[str, str]
 
 
-class Manifest(Record, frozen=True, kw_only=True):
+class Manifest(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Everything a device needs to know about a bundle; stored as manifest.json."""
 
     schema_version: Literal[3]
@@ -143,6 +145,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     family: Family
     licence: str
     precision: Precision
+    quantization: Quantization | None = None
     opset: Opset
     provenance: Provenance
     preparation: Preparation

@@ -6,9 +6,8 @@ import math
 import os
 from dataclasses import dataclass
 
-import numpy as np
-
 from edgers_engines.device import Device
+from edgers_engines.graph_record import held_as
 from edgers_engines.manifest import Manifest
 
 
@@ -76,4 +75,4 @@ def cache_bytes(manifest: Manifest, length: int) -> int:
 
 
 def _item(manifest: Manifest) -> int:
-    return np.dtype(manifest.activations).itemsize
+    return held_as(manifest.activations).itemsize

@@ -9,7 +9,7 @@ pieces may need more.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgers_engines import memory
@@ -30,7 +30,8 @@ class MemoryPlan:
     """Bytes.
 
     Attributes:
-        weights: of all graphs.
+        weights: of all graphs; where they are stored in fewer bits than products are computed in, also the
+            largest of them in those, for a runtime that cannot multiply by what is stored.
         positions: of the cache of each sample.
         cache: keys and values of a sample.
         held: all else that is held for a sample: noise, features, embeddings, logits.
@@ -78,18 +79,17 @@ def plan_memory(bundle: Bundle, positions: int | None = None) -> MemoryPlan:
     if not least <= length <= sizes.max_length:
         raise InputError(f"{length} positions; this model takes {least} to {sizes.max_length}")
     cache, row = memory.cache_bytes(manifest, length), memory.row_bytes(manifest, length)
+    question = length - manifest.decoding.max_new_tokens
+    vision, decoder = manifest.graphs.vision, manifest.graphs.decoder
+    shapes = {"batch": 1, "seq": question, "max_len": length}
     return MemoryPlan(
-        weights=sum(file.size for file in manifest.files),
+        weights=sum(file.size for file in manifest.files)
+        + _counted(bundle, decoder, lambda content: wide_bytes(content, shapes)),
         positions=length,
         cache=cache,
         held=row - cache + 2 * _canvas_bytes(manifest),
         computing=max(
-            _computing(bundle, manifest.graphs.vision, {"batch": 1}),
-            _computing(
-                bundle,
-                manifest.graphs.decoder,
-                {"batch": 1, "seq": length - manifest.decoding.max_new_tokens, "max_len": length},
-            ),
+            computing_bytes(bundle, vision, {"batch": 1}), computing_bytes(bundle, decoder, shapes)
         ),
     )
 
@@ -99,15 +99,27 @@ def fewest_positions(manifest: Manifest) -> int:
     return manifest.dimensions.image_tokens + manifest.decoding.max_new_tokens
 
 
-def _computing(bundle: Bundle, graph: Graph, sizes: Mapping[str, int]) -> int:
+def computing_bytes(bundle: Bundle, graph: Graph, sizes: Mapping[str, int]) -> int:
+    """What a graph of a bundle computes in.
+
+    Raises:
+        BundleError: it has an operator whose shapes are not known here.
+    """
+    for_cuda = isinstance(graph, CudaDecoder)
+    return _counted(bundle, graph, lambda content: peak_bytes(content, sizes, for_cuda=for_cuda))
+
+
+def _counted(bundle: Bundle, graph: Graph, count: Callable[[bytes], int]) -> int:
     try:
-        return peak_bytes(bundle.read(graph.file), sizes, for_cuda=isinstance(graph, CudaDecoder))
+        return count(bundle.read(graph.file))
     except ValueError as error:
         raise BundleError(f"the memory that {graph.file} computes in cannot be predicted: {error}") from None
 
 
 def peak_bytes(content: bytes, sizes: Mapping[str, int], *, for_cuda: bool = False) -> int:
     """The most bytes that values within a graph, not its inputs and outputs, need at one time.
+
+    Widened weights are not among them: they are the same for all rows.
 
     Args:
         content: an ONNX file's bytes, which `read_graph` has checked.
@@ -118,7 +130,8 @@ def peak_bytes(content: bytes, sizes: Mapping[str, int], *, for_cuda: bool = Fal
         ValueError: see `graph_shapes.steps`.
     """
     nodes = list(steps(content, sizes))
-    outside = set(read_graph(content, for_cuda=for_cuda).outputs)  # the caller's, such as the cache
+    # The first the caller's, such as the cache.
+    outside = {*read_graph(content, for_cuda=for_cuda).outputs, *_widened(nodes)}
     owner: dict[str, str] = {}  # of a view, the value whose bytes it shows
     last: dict[str, int] = {}
     for index, step in enumerate(nodes):
@@ -138,6 +151,25 @@ def peak_bytes(content: bytes, sizes: Mapping[str, int], *, for_cuda: bool = Fal
         for name in [name for name in alive if last[name] <= index]:
             live -= alive.pop(name)
     return peak
+
+
+def wide_bytes(content: bytes, sizes: Mapping[str, int]) -> int:
+    """The bytes of the largest weight that is stored in fewer bits than products are computed in, in those.
+
+    Args, Raises: as of `peak_bytes`.
+    """
+    return max(_widened(list(steps(content, sizes))).values(), default=0)
+
+
+def _widened(nodes: Sequence[Step]) -> dict[str, int]:
+    """What is dequantized though no node computes it: weights, by name, in bytes."""
+    computed = {name for step in nodes for name, _ in step.outputs}
+    return {
+        name: value.nbytes
+        for step in nodes
+        if step.operator == "DequantizeLinear" and step.inputs[0] and step.inputs[0][0] not in computed
+        for name, value in step.outputs
+    }
 
 
 def _scratch(step: Step) -> int:

@@ -25,6 +25,7 @@ from edgers_engines.onnx_schema import (
     MODEL,
     OPERATORS,
     OPSETS,
+    QUANTIZERS,
 )
 from edgers_engines.protobuf import Message
 
@@ -41,11 +42,11 @@ class ExternalTensor:
 
     Attributes:
         name: the initializer's name.
-        dtype: numpy's name of the element type.
+        dtype: the name of the element type, numpy's where it has one.
         shape: its dimensions.
         location: the plain name of the file.
         offset: the first byte, a multiple of the item size.
-        length: bytes, the product of the shape times the item size, and never 0.
+        length: bytes, the product of the shape times the item's bits in whole bytes, and never 0.
     """
 
     name: str
@@ -119,7 +120,8 @@ def read_graph(content: bytes | memoryview, *, for_cuda: bool = False) -> GraphF
     inputs, outputs = (tuple(_signed(value) for value in graph.messages(n)) for n in ("input", "output"))
     names = _Names((value.name for value in inputs), for_cuda=for_cuda)
     external = _read_initializers(graph, names)
-    operators = frozenset(_read_node(node, names) for node in graph.messages("node"))
+    stored = frozenset(tensor.text("name") for tensor in graph.messages("initializer"))
+    operators = frozenset(_read_node(node, names, stored) for node in graph.messages("node"))
     names.check_outputs(value.name for value in outputs)
     return GraphFacts(
         opset=_within(operator_set, "version", OPSETS),
@@ -179,8 +181,8 @@ def _read_initializers(graph: Message, names: _Names) -> tuple[ExternalTensor, .
     return tuple(external)
 
 
-def _read_node(node: Message, names: _Names) -> str:
-    """The operator of a checked node."""
+def _read_node(node: Message, names: _Names, stored: frozenset[str]) -> str:
+    """The operator of a checked node; `stored` are the initializers."""
     operator = node.text("op_type")
     own = names.for_cuda and node.text("domain") == CUDA_DOMAIN
     if not own:
@@ -197,6 +199,8 @@ def _read_node(node: Message, names: _Names) -> str:
         _check_own(node, operator, attributes, names.inputs)
     for name in filter(None, node.texts("input")):  # "" stands for an optional input that is left out
         names.use(name, f"{node.where} ({operator})")
+    if operator in QUANTIZERS:
+        _check_scale(node, operator, stored)
     for name in filter(None, node.texts("output")):
         names.define(name, f"{node.where} ({operator})")
     return operator
@@ -225,6 +229,16 @@ def _check_own(node: Message, operator: str, attributes: list[str], inputs: froz
             raise ValueError(
                 f"{node.where} ({operator}) reads {_shown(name)} as input {index}; only the graph's own "
                 f"input {pattern} is allowed"
+            )
+
+
+def _check_scale(node: Message, operator: str, stored: frozenset[str]) -> None:
+    """A computed scale may be the whole batch's, and a row's answer would depend on its neighbours."""
+    for name in filter(None, node.texts("input")[1:]):
+        if name not in stored:
+            raise ValueError(
+                f"{node.where} ({operator}) computes its scale or zero point {_shown(name)}; only stored "
+                "ones are allowed, for a computed one may couple the rows of a batch"
             )
 
 
@@ -275,7 +289,7 @@ def _external(tensor: Message) -> ExternalTensor:
             f"{tensor.where}.external_data has {length} bytes; "
             f"{dtype}{list(shape)} has {size}, and more than 0 are expected"
         )
-    if offset % DTYPES[tensor.integer("data_type")][1]:
+    if offset % max(DTYPES[tensor.integer("data_type")][1] // 8, 1):
         raise ValueError(
             f"{tensor.where}.external_data begins at {offset}, not at a multiple of a {dtype}'s size"
         )
@@ -317,8 +331,8 @@ def _read_tensor(tensor: Message) -> tuple[str, tuple[int, ...], int]:
             raise ValueError(
                 f"{tensor.where} has the shape {_shown(shape)}; 0 to 2**48 - 1 elements are allowed"
             )
-    item = DTYPES[tensor.integer("data_type")][1]
-    return dtype, shape, 0 if 0 in shape else elements * item
+    bits = DTYPES[tensor.integer("data_type")][1]
+    return dtype, shape, 0 if 0 in shape else (elements * bits + 7) // 8
 
 
 def _signed(value: Message) -> Value:

@@ -2,9 +2,9 @@
 
 Field numbers are those of onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto). Fields that no
 graph of ours needs are left out, and with them what they could carry: subgraphs, functions, training,
-sparse, quantized and string tensors, sequences, sharding. Tensors hold their numbers as raw bytes or in a
-file beside the graph; the typed lists (float_data and the like) would be a second way to say the same, which
-onnx.numpy_helper turns into the first.
+sparse and string tensors, notes on quantization, sequences, sharding. Tensors hold their numbers as raw bytes
+or in a file beside the graph; the typed lists (float_data and the like) would be a second way to say the
+same, which onnx.numpy_helper turns into the first.
 """
 
 from __future__ import annotations
@@ -157,29 +157,35 @@ MODEL: Schema = {
 # A decoder graph for CUDA imports a second operator set.
 CUDA_MODEL: Schema = {**MODEL, 8: _message("opset_import", OPERATOR_SET, 2)}
 
-# TensorProto.DataType -> numpy's name and the bytes of one element. No strings, no complex numbers, and none
-# of the types that numpy lacks (bfloat16, 8-bit floats) or packs (4 bits).
+# TensorProto.DataType -> its name and the bits of one element; numbers of 4 bits lie two in a byte. NumPy has
+# neither int4 nor bfloat16, and its own types for the other names. No strings, no complex numbers.
 DTYPES: dict[int, tuple[str, int]] = {
-    1: ("float32", 4),
-    2: ("uint8", 1),
-    3: ("int8", 1),
-    4: ("uint16", 2),
-    5: ("int16", 2),
-    6: ("int32", 4),
-    7: ("int64", 8),
-    9: ("bool", 1),
-    10: ("float16", 2),
-    11: ("float64", 8),
-    12: ("uint32", 4),
-    13: ("uint64", 8),
+    1: ("float32", 32),
+    2: ("uint8", 8),
+    3: ("int8", 8),
+    4: ("uint16", 16),
+    5: ("int16", 16),
+    6: ("int32", 32),
+    7: ("int64", 64),
+    9: ("bool", 8),
+    10: ("float16", 16),
+    11: ("float64", 64),
+    12: ("uint32", 32),
+    13: ("uint64", 64),
+    16: ("bfloat16", 16),
+    22: ("int4", 4),
 }
+BITS = dict(DTYPES.values())
+
+QUANTIZERS = frozenset({"DequantizeLinear"})  # their scale and zero point are inputs
 
 # Operators of the standard domain whose result is a function of their inputs alone, that end, and that vision
 # towers, projectors, decoders and small text encoders are exported to. Not on the list, among others:
 # If, Loop, Scan (subgraphs; a Loop need not end); Random*, Bernoulli, Multinomial, Dropout (not a function of
 # the inputs); BatchNormalization (couples rows when training); DynamicQuantizeLinear (one scale for the whole
-# batch makes a row's answer depend on its neighbours); ScatterND, ScatterElements (repeated indices race on a
-# GPU); NonZero, Unique, Compress (shapes that depend on values); strings, sequences, optionals, images.
+# batch makes a row's answer depend on its neighbours; DequantizeLinear's are stored, which `onnx_graph`
+# checks); ScatterND, ScatterElements (repeated indices race on a GPU); NonZero, Unique, Compress (shapes that
+# depend on values); strings, sequences, optionals, images.
 OPERATORS = frozenset(
     {
         # arithmetic, value by value
@@ -197,6 +203,8 @@ OPERATORS = frozenset(
         *("ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"),
         # attention, its positions, and the cache written in place
         *("Attention", "RotaryEmbedding", "TensorScatter"),
+        # numbers that are stored in fewer bits
+        "DequantizeLinear",
         # shapes and constants
         *("Cast", "CastLike", "Constant", "ConstantOfShape", "Expand", "Flatten", "Identity", "Range"),
         *("Reshape", "Shape", "Size", "Squeeze", "Unsqueeze"),

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from edgers_engines.bfloat16 import through_float32
 from edgers_engines.decoder_graph import DecoderGraph, cuda_decoder, standard_decoder
 from edgers_engines.device import Buffer, Device, DeviceArray, Host, gpu_number
 from edgers_engines.engine import Backend, Engine, EngineRecord
 from edgers_engines.errors import BackendError
-from edgers_engines.graph_record import Graph
+from edgers_engines.graph_record import Dtype, Graph
 from edgers_engines.manifest import Graphs, Precision
 from edgers_engines.weights import Weights
 
@@ -41,6 +42,8 @@ _OUT_OF_MEMORY = re.compile(r"bad_alloc|[Ff]ailed to allocate memory|out of memo
 
 # What a provider leaves to the CPU on purpose: a graph's arithmetic with sizes, which are a few integers.
 _ON_SIZES = {"Concat", "Range", "Shape", "Squeeze", "Unsqueeze"}
+
+_BFLOAT16 = 16  # TensorProto.BFLOAT16, a type that NumPy does not have
 
 OLDEST = (1, 25)  # the first with opset 24's TensorScatter
 if tuple(map(int, ort.__version__.split(".")[:2])) < OLDEST:
@@ -78,6 +81,11 @@ class OnnxRuntimeBackend(Backend):
 
     def load(self, content: bytes, graph: Graph, weights: Weights) -> Engine:
         """Load one graph; see `Backend.load`."""
+        if self._provider == "CPUExecutionProvider" and "bfloat16" in _dtypes(graph).values():
+            try:
+                content = through_float32(content)
+            except ValueError as error:
+                raise BackendError(f"{graph.file} cannot be computed on {self._name}: {error}") from None
         return OnnxRuntimeEngine(self._session(content, graph.file, weights.folder), graph)
 
     def decoder(self, graphs: Graphs) -> DecoderGraph:
@@ -112,6 +120,9 @@ class OnnxRuntimeBackend(Backend):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # as above
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
+        # Weights of 4 or 8 bits are multiplied in float32, as the graph says. By default what they meet is
+        # rounded to 8 bits as well: another function, which no other backend computes.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         return options
 
@@ -152,14 +163,17 @@ class OnnxRuntimeEngine(Engine):
             raise BackendError(f"{graph.file} has inputs and outputs {found}; the manifest says {listed}")
 
     def _run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        binding = self._session.io_binding()
+        binding, dtypes = self._session.io_binding(), _dtypes(self.graph)
         for arrays, bind, bind_value in (
             (inputs, binding.bind_input, binding.bind_ortvalue_input),
             (outputs, binding.bind_output, binding.bind_ortvalue_output),
         ):
             for name, array in arrays.items():
                 if isinstance(array, DeviceArray):
-                    bind(name, "cuda", array.ordinal, array.dtype, array.shape, array.pointer)
+                    kind = _BFLOAT16 if dtypes[name] == "bfloat16" else array.dtype
+                    bind(name, "cuda", array.ordinal, kind, array.shape, array.pointer)
+                elif dtypes[name] == "bfloat16":
+                    bind_value(name, ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _BFLOAT16))
                 else:
                     bind_value(name, ort.OrtValue.ortvalue_from_numpy(np.asarray(array)))
         try:
@@ -187,6 +201,11 @@ def _open(ordinal: int | None) -> tuple[Device, dict[str, str]]:
         "arena_extend_strategy": "kSameAsRequested",  # the default doubles what it takes each time
         "cudnn_conv_algo_search": "HEURISTIC",  # the default tries all for every new batch size
     }
+
+
+def _dtypes(graph: Graph) -> dict[str, Dtype]:
+    """Of inputs and outputs, by name."""
+    return {tensor.name: tensor.dtype for tensor in (*graph.inputs, *graph.outputs)}
 
 
 def _line(error: Exception) -> str:

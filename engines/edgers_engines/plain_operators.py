@@ -16,14 +16,15 @@ from edgers_engines.graph_shapes import Known, Step, steps
 from edgers_engines.onnx_schema import DTYPES, GRAPH, MODEL
 from edgers_engines.protobuf import edited, field, message
 
-OPSET = 20  # the last before these operators
+OPSET = 20  # the last before these operators that TensorRT 10.3 was made for
+_BLOCKS = 21  # the first in which numbers are dequantized in blocks
 _NUMBERS = {name: number for number, (name, _) in DTYPES.items()}
 _FLOAT, _INT, _INTS = 1, 2, 7  # AttributeProto.type
 _LEAST = -3.4028234663852886e38  # of float32
 _ATTENTION = {"scale", "softmax_precision"}
 
 
-class _Nodes:
+class Nodes:
     """The nodes that stand for one, written one after the other."""
 
     def __init__(self, names: Callable[[], str]) -> None:
@@ -53,9 +54,9 @@ class _Nodes:
         """A constant without dimensions."""
         return self.cast(self("Constant", value_float=float(value)), dtype)
 
-    def cast(self, name: str, dtype: str) -> str:
+    def cast(self, name: str, dtype: str, to: str | None = None) -> str:
         """The value in another type."""
-        return self("Cast", name, to_type=_NUMBERS[dtype])
+        return self("Cast", name, to=to, to_type=_NUMBERS[dtype])
 
 
 def plain(content: bytes, sizes: Mapping[str, int], operators: Collection[str]) -> bytes:
@@ -72,13 +73,16 @@ def plain(content: bytes, sizes: Mapping[str, int], operators: Collection[str]) 
     numbers = count()
     found = iter(steps(content, sizes))
     left: set[str] = set()
+    blocks = False
 
     def node(original: memoryview) -> list[bytes]:
+        nonlocal blocks
         step = next(found)
+        blocks |= "block_size" in step.attributes
         if step.operator not in operators:
             left.add(step.operator)
             return [bytes(original)]
-        nodes = _Nodes(lambda: f"plain.{next(numbers)}")
+        nodes = Nodes(lambda: f"plain.{next(numbers)}")
         PLAIN[step.operator](nodes, step)
         return nodes.written
 
@@ -87,10 +91,11 @@ def plain(content: bytes, sizes: Mapping[str, int], operators: Collection[str]) 
     )
     if left & PLAIN.keys():
         return rewritten
-    return edited(memoryview(rewritten), MODEL, {"opset_import": lambda _: message(field(2, OPSET))})
+    opset = _BLOCKS if blocks else OPSET
+    return edited(memoryview(rewritten), MODEL, {"opset_import": lambda _: message(field(2, opset))})
 
 
-def _attention(nodes: _Nodes, step: Step) -> None:
+def _attention(nodes: Nodes, step: Step) -> None:
     """Weights = softmax(scale · Q Kᵀ, masked), output = weights · V; heads of a group share their keys."""
     (query, q), (keys, k), (values, v), *rest = _read(step, 3)
     others = {name: value for name, value in step.attributes.items() if value and name not in _ATTENTION}
@@ -113,7 +118,7 @@ def _attention(nodes: _Nodes, step: Step) -> None:
     nodes("Reshape", mixed, shape, to=_written(step))
 
 
-def _rms_normalization(nodes: _Nodes, step: Step) -> None:
+def _rms_normalization(nodes: Nodes, step: Step) -> None:
     """X / sqrt(mean(x²) + ε) · w, the quotient in float32."""
     (x, value), (weight, _) = _read(step, 2)
     if step.attributes.keys() - {"axis", "epsilon"} or step.attributes.get("axis", -1) != -1:
@@ -125,7 +130,7 @@ def _rms_normalization(nodes: _Nodes, step: Step) -> None:
     nodes("Mul", nodes.cast(nodes("Div", exact, root), value.dtype), weight, to=_written(step))
 
 
-def _rotary_embedding(nodes: _Nodes, step: Step) -> None:
+def _rotary_embedding(nodes: Nodes, step: Step) -> None:
     """Both halves of each head are turned: (a cos - b sin, b cos + a sin)."""
     (x, value), (cos, _), (sin, _) = _read(step, 3)
     if any(step.attributes.values()) or len(value.shape) != 4:
@@ -139,7 +144,7 @@ def _rotary_embedding(nodes: _Nodes, step: Step) -> None:
     nodes("Concat", first, second, to=_written(step), axis=-1)
 
 
-def _tensor_scatter(nodes: _Nodes, step: Step) -> None:
+def _tensor_scatter(nodes: Nodes, step: Step) -> None:
     """The positions write_index[b], write_index[b] + 1, ... of each row are replaced, the others copied."""
     (cache, value), (update, _), (index, _) = _read(step, 3)
     if step.attributes.get("axis", -2) % len(value.shape) != 2 or step.attributes.get("mode") != "linear":
@@ -153,7 +158,7 @@ def _tensor_scatter(nodes: _Nodes, step: Step) -> None:
     nodes("ScatterElements", cache, where, update, to=_written(step), axis=2)
 
 
-PLAIN: dict[str, Callable[[_Nodes, Step], None]] = {
+PLAIN: dict[str, Callable[[Nodes, Step], None]] = {
     "Attention": _attention,
     "RMSNormalization": _rms_normalization,
     "RotaryEmbedding": _rotary_embedding,

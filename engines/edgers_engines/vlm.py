@@ -15,6 +15,7 @@ from edgers_engines.device import Array, Buffer
 from edgers_engines.engine import Backend, EngineRecord, open_backend
 from edgers_engines.errors import InputError
 from edgers_engines.generation import MAX_ROWS, Answer, Constraint, Generation, Status
+from edgers_engines.graph_record import held_as
 from edgers_engines.kv_cache import KVCache
 from edgers_engines.oracle_record import Classifier, Clusters
 from edgers_engines.prompt import PromptEncoder
@@ -99,18 +100,18 @@ class VisionLanguageModel:
         return self._embedders[record.name]
 
     def encode(self, canvases: NDArray[np.float32]) -> Array:
-        """Image features of canvases: [rows, image_tokens, hidden], in the bundle's activation type."""
+        """Image features of canvases: [rows, image_tokens, hidden], held as the activation type is."""
         manifest = self.bundle.manifest
         sizes = manifest.dimensions
         memory.check(self.backend.device, manifest, len(canvases), 0)
-        features = np.empty((len(canvases), sizes.image_tokens, sizes.hidden), manifest.activations)
+        features = np.empty((len(canvases), sizes.image_tokens, sizes.hidden), held_as(manifest.activations))
         self.vision.run({"canvas": canvases}, {"features": features})
         return features
 
     def embeddings(self, tokens: Sequence[int]) -> Array:
-        """Embeddings of token ids: [len(tokens), hidden], in the bundle's activation type."""
+        """Embeddings of token ids: [len(tokens), hidden], held as the activation type is."""
         manifest = self.bundle.manifest
-        out: Array = np.empty((len(tokens), manifest.dimensions.hidden), manifest.activations)
+        out: Array = np.empty((len(tokens), manifest.dimensions.hidden), held_as(manifest.activations))
         if tokens:
             self.embed.run({"input_ids": np.array([tokens], np.int64)}, {"embeddings": out[None]})
         return out
@@ -170,7 +171,7 @@ class Question(Generation):
             max_new_tokens=max_new_tokens,
         )
         shape = (rows, dimensions.image_tokens, dimensions.hidden)
-        self._features = self.device.empty(shape, model.bundle.manifest.activations)
+        self._features = self.device.empty(shape, held_as(model.bundle.manifest.activations))
         after = np.broadcast_to(model.embeddings(suffix), (rows, len(suffix), dimensions.hidden))
         self.device.paste(after, self._block, self._start + dimensions.image_tokens)
         self._share_prefix()

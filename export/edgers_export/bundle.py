@@ -21,6 +21,7 @@ from edgers_engines.decoder_graph import DecoderGraph, standard_decoder
 from edgers_engines.errors import InputError
 from edgers_engines.fields import NAME
 from edgers_engines.manifest import (
+    ACTIVATIONS,
     CUDA_PRECISIONS,
     SCHEMA_VERSION,
     CudaDecoder,
@@ -31,6 +32,7 @@ from edgers_engines.manifest import (
     Parity,
     Precision,
     Provenance,
+    Quantization,
 )
 from edgers_engines.oracle_record import Rules
 from edgers_engines.records import dump
@@ -40,9 +42,10 @@ from edgers_export import checkpoint
 from edgers_export.checkpoint import Checkpoint
 from edgers_export.cuda_decoder import check_heads, rotations, write_cuda_decoder
 from edgers_export.errors import ExportError
-from edgers_export.llava import dimensions, halve, longest, write_graphs
+from edgers_export.llava import dimensions, halve, longest, round_weights, write_graphs
 from edgers_export.onnx import WEIGHTS, GraphWriter
 from edgers_export.parity import Reference, compare, reference
+from edgers_export.quantization import quantize
 from edgers_export.template import prompt_ids, read_template, read_tokenizer
 from edgers_export.vision import check_frame, read_vision
 
@@ -54,7 +57,7 @@ MARGIN_FACTOR = 4.0
 # tolerance is finer than this share of the largest logit, which is 32 roundings of a float32.
 FINEST_MARGIN = 2.0**-18
 # Half precision may decide a near tie otherwise; the margin tolerance that follows is as wide.
-LEAST_EQUAL: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.95}
+LEAST_EQUAL: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.95, "bf16": 0.95}
 TOKENIZER = "tokenizer.json"
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _PARITY_ROWS, _PARITY_STEPS = 8, 16
@@ -77,6 +80,7 @@ def export_bundle(
     frame: tuple[int, int] | None = None,
     pool: int = 1,
     cuda_decoder: bool = False,
+    quantization: Quantization | None = None,
     opset: int = OPSET,
     max_length: int | None = None,
     max_new_tokens: int = 32,
@@ -84,13 +88,17 @@ def export_bundle(
 ) -> Bundle:
     """Export a local checkpoint of one of the families in `recipes`.
 
+    The graphs are compared with PyTorch in float32 on the weights that are stored, rounded or not: what the
+    rounding itself changes makes another base classifier, and is no error of the graphs.
+
     Args:
         folder: Hugging Face directory with safetensors, config, tokenizer and processor.
         out: directory to make; it appears only when everything in it is complete.
         name: the bundle's name; the last part of `out`, without what a name cannot have, unless given.
         licence: the weights' licence, for the manifest.
         oracles: rule oracles to carry.
-        precision: of weights and activations; canvas and logits are float32 in both.
+        precision: of weights and activations; canvas and logits are float32 in all.
+        quantization: what is narrower besides.
         frame: height and width of the camera's images, for families that cut them into tiles.
         pool: how many neighbouring image features along each side become one; the certified model is the one
             that sees their averages.
@@ -124,6 +132,7 @@ def export_bundle(
             frame=frame,
             pool=pool,
             cuda_decoder=cuda_decoder,
+            quantization=quantization,
             opset=opset,
             max_length=max_length,
             max_new_tokens=max_new_tokens,
@@ -147,6 +156,7 @@ def _write(
     frame: tuple[int, int] | None,
     pool: int,
     cuda_decoder: bool,
+    quantization: Quantization | None,
     opset: int,
     max_length: int | None,
     max_new_tokens: int,
@@ -167,6 +177,10 @@ def _write(
     sizes = dimensions(model, vision.image_tokens, positions)
     if cuda_decoder:
         check_heads(sizes.head_dim)
+    stored = getattr(torch, ACTIVATIONS[precision])
+    if quantization:
+        quantize(model, quantization, stored)
+    round_weights(model, stored)  # the bundle is what is stored, so this is the model that PyTorch is asked
     progress("ask PyTorch")
     want = reference(
         model,
@@ -176,8 +190,8 @@ def _write(
         canvases=self_test.canvases(preparation.canvas_size, _PARITY_ROWS),
         steps=_PARITY_STEPS,
     )
-    if precision == "fp16":
-        halve(model)
+    if precision != "fp32":
+        halve(model, stored)
     with GraphWriter(scratch, opset) as writer:
         graphs = write_graphs(
             model,
@@ -202,6 +216,7 @@ def _write(
         family=model.config.model_type,
         licence=licence,
         precision=precision,
+        quantization=quantization,
         opset=opset,
         provenance=_provenance(source),
         preparation=preparation,

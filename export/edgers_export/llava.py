@@ -83,13 +83,19 @@ def check_config(config: Any, recipe: Recipe) -> None:  # noqa: ANN401  transfor
         raise ExportError(f"the decoder rotates positions by {kind!r}, which changes with the text's length")
 
 
-def halve(model: Any) -> None:  # noqa: ANN401  transformers is untyped
-    """Turn the weights to float16, and nothing else.
+def round_weights(model: Any, dtype: torch.dtype) -> None:  # noqa: ANN401  transformers is untyped
+    """Round a float32 model's weights to the numbers that `halve` will store."""
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype).float()
+
+
+def halve(model: Any, dtype: torch.dtype) -> None:  # noqa: ANN401  transformers is untyped
+    """Turn the weights to float16 or bfloat16, and nothing else.
 
     Buffers keep their type: a rotation's frequencies in float16 would turn far positions by whole radians.
     """
     kept = [(part, name, old) for part in model.modules() for name, old in part.named_buffers(recurse=False)]
-    model.half()
+    model.to(dtype)
     for part, name, old in kept:
         part._buffers[name] = old
 
@@ -146,7 +152,7 @@ def write_graphs(
     """Write vision.onnx, embed.onnx and decoder.onnx.
 
     Args:
-        model: the checkpoint's in float32 or float16.
+        model: the checkpoint's in float32, float16 or bfloat16.
         vision: its vision module.
         writer: where to write.
         canvas_size: height and width.

@@ -27,6 +27,7 @@ _ALIGNMENT = 64  # a cache line, and enough for every vector unit
 _DTYPES = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.BFLOAT16: "bfloat16",
     onnx.TensorProto.INT64: "int64",
     onnx.TensorProto.INT32: "int32",
     onnx.TensorProto.BOOL: "bool",
@@ -89,6 +90,7 @@ class GraphWriter:
             )
         if program is None:  # torch's annotation; it is None only for the old exporter
             raise RuntimeError(f"torch exported nothing for {name}")
+        _narrow(program.model.graph)
         for value in program.model.graph.initializers.values():
             value.const_value = self._stored(value.name or "", value.const_value)
         model = onnx_ir.serde.serialize_model(program.model)
@@ -115,14 +117,17 @@ class GraphWriter:
         """The tensor itself when small, else a reference to its place in the weights file."""
         if tensor.nbytes < _INLINE_BYTES:
             return tensor
-        array = np.ascontiguousarray(tensor.numpy())
-        digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.view(np.uint8).reshape(-1).data)
+        # PyTorch's memory, or a copy of it in which two numbers of 4 bits share a byte.
+        packed = tensor.dtype == onnx_ir.DataType.INT4
+        array = np.frombuffer(tensor.tobytes(), np.uint8) if packed else np.ascontiguousarray(tensor.numpy())
+        content = array.view(np.uint8).reshape(-1).data
+        digest = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(content)
         offset = self._offsets.get(digest.digest())
         if offset is None:
             self._weights.write(b"\0" * (-self._weights.tell() % _ALIGNMENT))
             offset = self._offsets[digest.digest()] = self._weights.tell()
-            self._weights.write(array.data)
+            self._weights.write(content)
             self._weights.flush()
         return onnx_ir.ExternalTensor(
             self._location,
@@ -133,6 +138,19 @@ class GraphWriter:
             name=name,
             base_dir=str(self._directory),
         )
+
+
+def _narrow(graph: Any) -> None:  # noqa: ANN401  onnx_ir's graph
+    """Weights that are dequantized in blocks have 4 bits, which PyTorch has no type for: it gave them 8."""
+    for node in graph:
+        if node.op_type != "DequantizeLinear":
+            continue
+        codes = node.inputs[0]
+        node.name = f"widen {codes.name}"  # TensorRT numbers parts of other nodes, and met the old name
+        if "block_size" in node.attributes:
+            narrow = codes.const_value.numpy().astype(onnx_ir.DataType.INT4.numpy())
+            codes.const_value = onnx_ir.Tensor(narrow, dtype=onnx_ir.DataType.INT4, name=codes.name)
+            codes.dtype = onnx_ir.DataType.INT4
 
 
 def _strip(model: Any) -> None:  # noqa: ANN401  protobuf's messages are untyped

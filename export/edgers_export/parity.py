@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import GenerationConfig
 
+from edgers_engines.bfloat16 import floats
 from edgers_engines.manifest import Expected, Parity, SelfTest
 from edgers_engines.self_test import forced_logits
 from edgers_engines.vlm import VisionLanguageModel
@@ -119,5 +120,5 @@ def compare(model: VisionLanguageModel, want: Reference) -> Parity:
         tokens=want.tokens.size,
         equal_tokens=int((got.argmax(-1) == want.tokens).sum()),
         largest_logit_difference=float(np.abs(got - want.logits).max()),
-        largest_feature_difference=float(np.abs(features - want.features).max()),
+        largest_feature_difference=float(np.abs(floats(features) - want.features).max()),
     )

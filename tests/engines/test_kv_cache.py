@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from edgers_engines.device import Host
+from edgers_engines.graph_record import held_as
 from edgers_engines.kv_cache import KVCache
 from edgers_engines.manifest import Dimensions
 
@@ -27,12 +28,12 @@ def contents(cache):
     return {name: array.copy() for name, array in cache.inputs(ROWS).items()}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_a_new_cache_is_zeros_of_every_layers_keys_and_values(dtype):
     fresh = KVCache(Host(), DIMENSIONS, ROWS, LENGTH, dtype).inputs(ROWS)
     assert list(fresh) == [f"past.{name}" for name in NAMES]
     for array in fresh.values():
-        assert (array.shape, array.dtype) == ((ROWS, 2, LENGTH, 6), np.dtype(dtype))
+        assert (array.shape, array.dtype) == ((ROWS, 2, LENGTH, 6), held_as(dtype))
         assert not array.any()
 
 

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgers_engines import memory
 from edgers_engines.device_profile import device_profile, device_profiles
 from edgers_engines.errors import InputError
-from edgers_engines.memory_plan import MemoryPlan, peak_bytes, plan_memory
+from edgers_engines.memory_plan import MemoryPlan, peak_bytes, plan_memory, wide_bytes
 
 
 def graph(nodes, inputs, outputs, **constants):
@@ -75,6 +75,26 @@ class TestPeak:
         nodes = [("Cos", ["x"], "present", {}), ("Sin", ["present"], "y", {})]
         content = graph(nodes, {"x": [10]}, {"present": [10], "y": [10]})
         assert peak_bytes(content, {}) == 0
+
+    def test_a_widened_weight_is_the_same_for_all_rows(self):
+        """Of two weights of int4 and int8 the larger counts, once and in the type of its scales."""
+        nodes = [
+            ("DequantizeLinear", ["four", "half"], "v", {"axis": 0, "block_size": 32}),
+            ("Cast", ["x"], "h", {"to": TensorProto.FLOAT16}),
+            ("MatMul", ["h", "v"], "a", {}),
+            ("Cast", ["a"], "b", {"to": TensorProto.FLOAT}),
+            ("DequantizeLinear", ["eight", "one"], "w", {"axis": 1}),
+            ("MatMul", ["b", "w"], "y", {}),
+        ]
+        constants = {
+            "four": np.zeros((64, 100), helper.tensor_dtype_to_np_dtype(TensorProto.INT4)),
+            "half": np.ones((2, 100), np.float16),
+            "eight": np.zeros((100, 40), np.int8),
+            "one": np.ones(40, np.float32),
+        }
+        content = graph(nodes, {"x": ["batch", 64]}, {"y": ["batch", 40]}, **constants)
+        assert wide_bytes(content, {"batch": 3}) == max(64 * 100 * 2, 100 * 40 * 4)
+        assert peak_bytes(content, {"batch": 3}) == 3 * 100 * (2 + 4)
 
     def test_an_operator_that_is_not_known_is_named(self):
         content = graph(

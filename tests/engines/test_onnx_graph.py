@@ -331,8 +331,32 @@ HOSTILE = {
     # tensors
     "a tensor of text": (with_tensor(data_type=8), r"initializer\[2\] has the element type 8"),
     "a tensor of complex numbers": (with_tensor(data_type=14), "has the element type 14"),
-    "a tensor of bfloat16": (with_tensor(data_type=16, raw_data=b"\0\0"), "has the element type 16"),
-    "a tensor of 4-bit numbers": (with_tensor(data_type=22, raw_data=b"\0"), "has the element type 22"),
+    "a tensor of 8-bit floats": (with_tensor(data_type=17, raw_data=b"\0"), "has the element type 17"),
+    "a tensor of 4-bit numbers without a sign": (
+        with_tensor(data_type=21, raw_data=b"\0"),
+        "has the element type 21",
+    ),
+    "too few 4-bit numbers": (
+        with_tensor(data_type=22, dims=[5], raw_data=bytes(2)),
+        r"has 2 bytes; int4\[5\] has 3",
+    ),
+    "too many 4-bit numbers": (
+        with_tensor(data_type=22, dims=[5], raw_data=bytes(5)),
+        r"has 5 bytes; int4\[5\] has 3",
+    ),
+    # quantization: a scale that is computed may be a whole batch's
+    "an input as scale": (
+        with_node("DequantizeLinear", ("square", "x")),
+        r"node\[9\] \(DequantizeLinear\) computes its scale or zero point 'x'; only stored ones",
+    ),
+    "a computed scale": (
+        with_node("DequantizeLinear", ("square", "two")),
+        "computes its scale or zero point 'two'",
+    ),
+    "a computed zero point": (
+        with_node("DequantizeLinear", ("square", "square", "two")),
+        "computes its scale or zero point 'two'",
+    ),
     "a tensor of nothing": (with_tensor(data_type=0), "has the element type 0"),
     "a dtype that 32 bits would cut to 1": (
         in_graph(delimited(5, delimited(8, b"t") + b"\x10" + varint(2**32 + 1) + delimited(9, bytes(4)))),
@@ -561,12 +585,25 @@ def test_the_allowed_operators_are_standard_deterministic_and_without_subgraphs(
 
 
 def test_the_data_types_are_those_of_onnx_and_numpy():
-    for number, (name, size) in schema.DTYPES.items():
+    for number, (name, bits) in schema.DTYPES.items():
         official = helper.tensor_dtype_to_np_dtype(number)
-        assert (official.name, official.itemsize) == (name, size)
+        assert (official.name, official.itemsize) == (name, max(bits // 8, 1))
+        packed = numpy_helper.from_array(np.ones(8, official), "eight").raw_data
+        assert len(packed) == bits
 
 
-@pytest.mark.parametrize("name", [name for name, _ in schema.DTYPES.values()])
+def test_numbers_of_4_bits_share_bytes_and_lie_anywhere():
+    model = sample()
+    model.graph.initializer.add(name="five", data_type=TensorProto.INT4, dims=[5], raw_data=bytes(3))
+    outside = model.graph.initializer.add(name="outside", data_type=TensorProto.INT4, dims=[3, 3])
+    point_outside(outside, offset="7", length="5")
+    model.graph.node.append(helper.make_node("DequantizeLinear", ["outside", "square"], ["wide"]))
+    facts = read_graph(model.SerializeToString())
+    assert facts.external[-1] == ExternalTensor("outside", "int4", (3, 3), "weights.bin", 7, 5)
+    assert "DequantizeLinear" in facts.operators
+
+
+@pytest.mark.parametrize("name", [name for name, bits in schema.DTYPES.values() if bits >= 8])
 def test_a_tensor_of_every_allowed_type_passes(name):
     model = sample()
     model.graph.initializer.append(numpy_helper.from_array(np.ones((2, 0, 3), name), "empty"))
