@@ -84,8 +84,8 @@ def plan_memory(bundle: Bundle, positions: int | None = None) -> MemoryPlan:
         cache=cache,
         held=row - cache + 2 * _canvas_bytes(manifest),
         computing=max(
-            _computing(bundle, manifest.graphs.vision, {"batch": 1}),
-            _computing(
+            computing_bytes(bundle, manifest.graphs.vision, {"batch": 1}),
+            computing_bytes(
                 bundle,
                 manifest.graphs.decoder,
                 {"batch": 1, "seq": length - manifest.decoding.max_new_tokens, "max_len": length},
@@ -99,7 +99,12 @@ def fewest_positions(manifest: Manifest) -> int:
     return manifest.dimensions.image_tokens + manifest.decoding.max_new_tokens
 
 
-def _computing(bundle: Bundle, graph: Graph, sizes: Mapping[str, int]) -> int:
+def computing_bytes(bundle: Bundle, graph: Graph, sizes: Mapping[str, int]) -> int:
+    """What a graph of a bundle computes in.
+
+    Raises:
+        BundleError: it has an operator whose shapes are not known here.
+    """
     try:
         return peak_bytes(bundle.read(graph.file), sizes, for_cuda=isinstance(graph, CudaDecoder))
     except ValueError as error:
