@@ -89,6 +89,7 @@ def hollow_model(facts: dict[str, Any], folder: Path, weights: Path, device: str
         )
     )
     model.backend = open_backend(device=device)
+    model.workspace = SimpleNamespace(check=lambda *_: None, ran=lambda *_: None)  # type: ignore[assignment]
     model.prompts = SimpleNamespace(prefix=[], suffix=lambda _prompt: PROMPT, decode=str)  # type: ignore[assignment]
     model.vision, model.embed, model.decoder = (
         model.backend.load((folder / graph.file).read_bytes(), graph, SimpleNamespace(folder=weights))

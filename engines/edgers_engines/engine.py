@@ -112,9 +112,12 @@ class Backend(ABC):
 
     Attributes:
         device: where arrays lie that its engines need not move.
+        grows: whether its engines take the memory that they compute in while they run, as much as a batch
+            needs, and not when they are loaded.
     """
 
     device: Device
+    grows = True
 
     @abstractmethod
     def load(self, content: bytes, graph: Graph, weights: Weights) -> Engine:

@@ -108,6 +108,7 @@ class Generation:
         self._length += -self._length % model.backend.device.alignment
         self._length = model.decoder.fitting("max_len", self._length)
         memory.check(model.backend.device, manifest, rows, self._length)
+        model.workspace.check(rows, block, self._length)
         self.rows = rows
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._model, self._constraint = model, constraint
@@ -131,6 +132,7 @@ class Generation:
         finally:
             if any(row.status in (Status.FAILED, None) for row in rows):
                 self._cache.fill(0, self._prefix_length)  # or its NaNs would reach the next batch
+        self._model.workspace.ran(count, self._block.shape[1], self._length)
         return [self._answer(row) for row in rows]
 
     def _generate(self, rows: list[_Row]) -> None:

@@ -40,6 +40,8 @@ class TensorRTBackend(Backend):
         BackendError: there is no such GPU, or no TensorRT.
     """
 
+    grows = False  # see `_Scratch`
+
     def __init__(self, device: str, find: Find | None = None) -> None:
         number = gpu_number(device)
         if number is None:

@@ -21,6 +21,7 @@ from edgers_engines.oracle_record import Classifier, Clusters
 from edgers_engines.prompt import PromptEncoder
 from edgers_engines.text_classifier import TextClassifier
 from edgers_engines.text_embedder import TextEmbedder
+from edgers_engines.workspace import Workspace
 
 __all__ = ["MAX_ROWS", "Answer", "Constraint", "Question", "Status", "VisionLanguageModel"]
 
@@ -52,6 +53,7 @@ class VisionLanguageModel:
                 self.backend.load(bundle.read(graph.file), graph, weights)
                 for graph in (graphs.vision, graphs.embed, self.decoder_graph.graph)
             )
+        self.workspace = Workspace(self)
         self_test.check(self)
         self._classifiers: dict[str, TextClassifier] = {}
         self._embedders: dict[str, TextEmbedder] = {}
