@@ -319,7 +319,7 @@ class TestOperatorNorm:
         framed = Preparation(frame=(480, 640), **fields)
         assert operator_norm(size, framed) == operator_norm(size, Preparation(**fields))
 
-    @pytest.mark.parametrize("size", [(640, 480), (480, 480), (480, 642), (478, 640), (1080, 1920)])
+    @pytest.mark.parametrize("size", [(640, 480), (480, 480), (480, 641), (479, 640), (1080, 1920)])
     def test_an_image_of_another_shape_than_the_frames_is_refused(self, size):
         preparation = Preparation(exact=(504, 672), frame=(480, 640))
         height, width = size
