@@ -59,7 +59,7 @@ class Gpu:
 
 
 class Cuda(Device):
-    """One GPU.
+    """One GPU, which the thread that opens it enters.
 
     Args:
         ordinal: which one.

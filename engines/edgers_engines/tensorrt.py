@@ -60,7 +60,6 @@ class TensorRTBackend(Backend):
             builder=BUILDER,
         )
         self._log = logger(self._library)
-        self.device.enter()
         self._runtime = self._library.Runtime(self._log)
         self._scratch = _Scratch(self.device)
 

@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import click
 import msgspec
@@ -140,6 +141,36 @@ class TestAnswers:
             ask(model, canvases)
         library.refuses = lambda _: ""
         assert ask(model, canvases)
+
+
+class TestThreads:
+    """CUDA's context is a thread's own: whoever calls must be brought into it."""
+
+    @staticmethod
+    def elsewhere(work):
+        """What another thread finds, which has never entered the device."""
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(work).result()
+
+    @pytest.mark.usefixtures("plans")
+    def test_another_thread_may_run_what_one_has_loaded(self, demo_bundle):
+        """All its arrays lie on the device, so that nothing but the run itself can enter it."""
+        model = load(demo_bundle)
+        device, size = model.backend.device, model.bundle.manifest.preparation.canvas_size
+        canvases, features = (
+            device.put(array)
+            for array in (self_test.canvases(size, 2), model.encode(self_test.canvases(size, 2)))
+        )
+        found = device.put(np.zeros(features.shape, features.dtype))
+        self.elsewhere(lambda: model.vision.run({"canvas": canvases}, {"features": found}))
+        np.testing.assert_array_equal(device.get(found), device.get(features))
+
+    @pytest.mark.usefixtures("plans")
+    def test_another_thread_may_load_on_a_backend_that_one_has_opened(self, demo_bundle, demo_model):
+        backend = open_backend("tensorrt")
+        model = self.elsewhere(lambda: VisionLanguageModel(demo_bundle, backend))
+        canvases = noisy(demo.frames()[9], 2)
+        assert self.elsewhere(lambda: ask(model, canvases)) == ask(demo_model, canvases)
 
 
 class TestSizes:
