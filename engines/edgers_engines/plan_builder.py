@@ -92,6 +92,7 @@ def build_plans(
     device: str,
     sizes: Sizes,
     progress: Progress = lambda _graph, _phase, _step, _steps: True,
+    store: Plans | None = None,
 ) -> list[Built]:
     """Build the plans of all graphs of a bundle, compare what they compute, and store them.
 
@@ -102,13 +103,14 @@ def build_plans(
         device: "cuda:N".
         sizes: what the plans are for.
         progress: called with a graph's file, a phase, its steps done and all its steps; False ends the build.
+        store: where plans lie; the user's cache unless given.
 
     Raises:
         InputError: the device is no GPU.
         BackendError: the device or TensorRT is not there, a graph cannot be built, or a plan does not compute
             what the bundle's self-tests have.
     """
-    store = Plans()
+    store = store or Plans()
     with store.alone():
         return _Build(bundle, device, sizes, progress, store).plans()
 
