@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
 
+from edgers_engines.captured_steps import Call, CapturedSteps
 from edgers_engines.device import Buffer, DeviceArray, gpu_number
 from edgers_engines.engine import Backend, Engine, EngineRecord, Range
 from edgers_engines.errors import BackendError, InputError, NoMemoryError
@@ -23,6 +25,7 @@ from edgers_engines.plans import PlanRecord, Plans, Source, Stored, Target, read
 from edgers_engines.tensorrt_plan import BUILDER, Profile, logger, named, open_tensorrt
 from edgers_engines.weights import Weights
 
+_ONE = Range(1, 1, 1)
 _OUT_OF_MEMORY = re.compile("out of memory|OutOfMemory")
 
 Find = Callable[[Source, Target], Stored]
@@ -34,13 +37,14 @@ class TensorRTBackend(Backend):
     Args:
         device: "cuda:N".
         find: chooses a graph's plan; the one of the user's cache that was last used or built unless given.
+        graphs: whether decode steps are launched as CUDA graphs.
 
     Raises:
         InputError: the device is no GPU.
         BackendError: there is no such GPU, or no TensorRT.
     """
 
-    def __init__(self, device: str, find: Find | None = None) -> None:
+    def __init__(self, device: str, find: Find | None = None, *, graphs: bool = False) -> None:
         number = gpu_number(device)
         if number is None:
             raise InputError("TensorRT computes on a GPU: use --device cuda:N, or --backend onnxruntime")
@@ -48,7 +52,7 @@ class TensorRTBackend(Backend):
         from edgers_engines.cuda import Cuda, driver_version
 
         self.device: Cuda = Cuda(number)
-        self._name, self._find = device, find or Plans().find
+        self._name, self._find, self.graphs = device, find or Plans().find, graphs
         self.target = Target(
             library=named(self._library),
             cuda=self.device.cuda,
@@ -92,9 +96,12 @@ class TensorRTBackend(Backend):
         raise MemoryError(text) if _OUT_OF_MEMORY.search(said) else BackendError(text)
 
     def record(self, precision: Precision, engines: Sequence[Engine] = ()) -> EngineRecord:
-        """What runs graphs of this precision, for the certificate."""
+        """What runs graphs of this precision, for the certificate; CUDA graphs only if none was refused."""
+        captured = self.graphs and not any(
+            engine.refused for engine in engines if isinstance(engine, TensorRTEngine)
+        )
         return EngineRecord(
-            backend="tensorrt",
+            backend="tensorrt-cuda-graphs" if captured else "tensorrt",
             version=self._library.__version__,
             device=self._name,
             provider=self._library.__name__,
@@ -130,37 +137,77 @@ class TensorRTEngine(Engine):
             )
         self._aliases = {name: other for name in listed if (other := _aliased(engine, name))}
         backend._scratch.hold(int(engine.device_memory_size_v2))
-        self._contexts = [_context(engine, backend._library) for _ in record.profiles]
-        for index, context in enumerate(self._contexts):
-            if context is None or not context.set_optimization_profile_async(index, backend.device.stream):
-                backend.fail(f"has no context for profile {index} of {graph.file}")
+        self._contexts = [self._context(index) for index in range(len(record.profiles))]
         self._moved: dict[str, DeviceArray] = {}
+        self._steps = {
+            index: CapturedSteps(backend.device)
+            for index, profile in enumerate(record.profiles)
+            if backend.graphs and profile.get("seq") == _ONE
+        }
+
+    @property
+    def refused(self) -> str:
+        """Why it runs without CUDA graphs, where they were asked for and refused."""
+        return "; ".join(steps.refused for steps in self._steps.values() if steps.refused)
 
     def _run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        device, context = self._backend.device, self._contexts[self._profile(inputs)]
+        device, index = self._backend.device, self._profile(inputs)
         device.enter()
-        self._backend._log.said = ""
         places = {name: self._place(name, array) for name, array in inputs.items()}
-        shared = set() if self._in_place else {place.pointer for place in places.values()}
+        read = {place.pointer for place in places.values()}
+        updated = {
+            name
+            for name, array in outputs.items()
+            if isinstance(array, DeviceArray) and array.pointer in read
+        }
         for name, array in outputs.items():
-            own = isinstance(array, DeviceArray) and array.pointer in shared
-            places[name] = self._held(name, array) if own else self._place(name, array)
+            apart = name in updated and not self._in_place
+            places[name] = self._held(name, array) if apart else self._place(name, array)
         for output, other in self._aliases.items():
             if places[output].pointer != places[other].pointer:
                 raise InputError(f"{self.graph.file}: {output} and {other} must be the same memory")
         for name, array in inputs.items():
             if isinstance(array, np.ndarray):
                 device.write(array, places[name])
-            self._must(context.set_input_shape(name, tuple(array.shape)))
-        for name, place in places.items():
-            self._must(context.set_tensor_address(name, place.pointer))
-        context.device_memory = self._backend._scratch.pointer
-        self._must(context.execute_async_v3(device.stream))
+        call = Call(
+            tuple((tensor.name, tuple(inputs[tensor.name].shape)) for tensor in self.graph.inputs),
+            tuple((name, places[name].pointer) for name in sorted(places)),
+            self._backend._scratch.pointer,
+        )
+        results = [places[name] for name in outputs if name not in updated]
+        steps, context = self._steps.get(index), partial(self._context, index)
+        if steps is None or not steps.run(call, results, context, self._enqueue):
+            self._enqueue(self._contexts[index], call, device.stream)
         for name, array in outputs.items():
             if isinstance(array, np.ndarray):
                 array[...] = device.get(places[name])
             elif array.pointer != places[name].pointer:
                 device.copy(places[name], array)
+
+    def _enqueue(self, context: Any, call: Call, stream: int) -> None:  # noqa: ANN401  the library's
+        """Have a context enqueue a run.
+
+        Raises:
+            MemoryError, BackendError: see `TensorRTBackend.fail`.
+        """
+        self._backend._log.said = ""
+        for name, shape in call.shapes:
+            self._must(context.set_input_shape(name, shape))
+        for name, pointer in call.places:
+            self._must(context.set_tensor_address(name, pointer))
+        context.device_memory = call.scratch
+        self._must(context.execute_async_v3(stream))
+
+    def _context(self, index: int) -> Any:  # noqa: ANN401  the library's
+        """A context for one of the profiles.
+
+        Raises:
+            MemoryError, BackendError: see `TensorRTBackend.fail`.
+        """
+        context = _context(self._engine, self._backend._library)
+        if context is None or not context.set_optimization_profile_async(index, self._backend.device.stream):
+            self._backend.fail(f"has no context for profile {index} of {self.graph.file}")
+        return context
 
     def _profile(self, inputs: Mapping[str, Buffer]) -> int:
         """The first profile that takes these sizes."""

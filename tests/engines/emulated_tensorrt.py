@@ -3,18 +3,22 @@
 It is stricter than TensorRT. A tensor without an address, a shape outside its profile, a cache that comes out
 elsewhere than it went in, memory to compute in that is too small, another stream than the device's, a thread
 that has not entered the device: all of these end a run with an error. What is enqueued is computed when
-somebody waits for it.
+somebody waits for it. A run is captured only from a context that has run once as it is, and a graph is broken
+by whoever changes the context that it was captured from.
 """
 
 from __future__ import annotations
 
 import enum
+import weakref
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import onnxruntime
+
+from tests.engines.emulated_cuda import OK
 
 _TYPES = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(int64)": "i8", "tensor(bool)": "?"}
 
@@ -114,12 +118,15 @@ class Emulated:
         built: names of the graphs that were built, in order.
         spoil: changes an output, by its name, after it was computed.
         contexts: whether there are any.
+        captured: called when a run is captured; whether it may be.
+        spoil_captured: as `spoil`, where a graph is launched.
         runs: the sizes of all runs, by a dimension's name, or by itself where it is a number.
     """
 
     def __init__(self, driver):
         self.driver, self.plans, self.built, self.spoil = driver, {}, [], {}
         self.runs, self.refuses, self.contexts = [], lambda _sizes: "", True
+        self.captured, self.spoil_captured = lambda: True, {}
         self.module = ModuleType("tensorrt")
         self.module.__spec__, self.module.__version__ = ModuleSpec("tensorrt", None), "10.3.0"
         for kind in (
@@ -230,6 +237,11 @@ class Context:
     def __init__(self, engine):
         self.engine, self.shapes, self.addresses = engine, {}, {}
         self.profile = self.device_memory = None
+        self.ran = None  # what it was when it last ran
+
+    @property
+    def state(self):
+        return dict(self.shapes), dict(self.addresses), self.device_memory
 
     def set_optimization_profile_async(self, index, stream):
         assert self.engine.library.entered()
@@ -259,21 +271,35 @@ class Context:
             self.engine.log.log(Severity.ERROR, error)
             self.engine.log.log(Severity.ERROR, "enqueue failed")
             return False
-        driver._bytes(self.device_memory, self.engine.device_memory_size_v2)[:] = 0xFF
-        views = {}
-        for value in (*self.engine.inputs, *self.engine.outputs):
-            shape = [sizes.get(size, size) for size in value.shape]
-            dtype = np.dtype(_TYPES[value.type])
-            memory = driver._bytes(self.addresses[value.name], int(np.prod(shape)) * dtype.itemsize)
-            views[value.name] = memory.view(dtype).reshape(shape)
+        if driver.capture and stream == driver.capture.stream:
+            if not (library.captured() and self.ran == self.state):
+                driver.capture.valid = False
+                self.engine.log.log(Severity.ERROR, "operation not permitted when stream is capturing")
+                return False
+            return driver._enqueue(stream, _replay, weakref.ref(self), sizes, self.state)[0] == OK
         library.runs.append(sizes)
-        return driver._enqueue(stream, self._compute, views)[0] == driver.CUresult.CUDA_SUCCESS
+        self.ran = self.state
+        return driver._enqueue(stream, self._compute, *self._views(sizes, self.state), library.spoil)[0] == OK
+
+    def _views(self, sizes, state):
+        """Inputs and outputs as arrays, and what is computed in is overwritten."""
+        driver, (_, addresses, scratch) = self.engine.library.driver, state
+        driver._bytes(scratch, self.engine.device_memory_size_v2)[:] = 0xFF
+        for values in self.engine.inputs, self.engine.outputs:
+            views = {}
+            for value in values:
+                shape = [sizes.get(size, size) for size in value.shape]
+                dtype = np.dtype(_TYPES[value.type])
+                memory = driver._bytes(addresses[value.name], int(np.prod(shape)) * dtype.itemsize)
+                views[value.name] = memory.view(dtype).reshape(shape)
+            yield views
 
     def _wrong(self, stream):
         engine = self.engine
         if not engine.library.entered():
             return "this thread has no CUDA context"
-        if stream != engine.library.driver.STREAM:
+        capture = engine.library.driver.capture
+        if stream != (capture.stream if capture else engine.library.driver.STREAM):
             return "another stream"
         if missing := set(engine.names) - self.addresses.keys():
             return f"no address of {sorted(missing)}"
@@ -287,9 +313,18 @@ class Context:
                 return "an input and an output are in one place"
         return ""
 
-    def _compute(self, views):
-        inputs = {value.name: views[value.name].copy() for value in self.engine.inputs}
-        outputs = self.engine.session.run(None, inputs)
-        for value, output in zip(self.engine.outputs, outputs, strict=True):
-            spoil = self.engine.library.spoil.get(value.name)
-            views[value.name][...] = spoil(output) if spoil else output
+    def _compute(self, inputs, outputs, spoils):
+        found = self.engine.session.run(None, {name: view.copy() for name, view in inputs.items()})
+        for (name, view), output in zip(outputs.items(), found, strict=True):
+            spoil = spoils.get(name)
+            view[...] = spoil(output) if spoil else output
+
+
+def _replay(context, sizes, state):
+    """What a graph does when it is launched, at the addresses that were captured."""
+    context = context()
+    assert context is not None, "the context of a graph is gone"
+    library = context.engine.library
+    if context.state != state:
+        library.driver.faults.append("a context was changed after its graph was captured")
+    context._compute(*context._views(sizes, state), {**library.spoil, **library.spoil_captured})
