@@ -20,8 +20,9 @@ from edgers_engines.device import Buffer, DeviceArray, gpu_number
 from edgers_engines.engine import Backend, Engine, EngineRecord, Range
 from edgers_engines.errors import BackendError, InputError, NoMemoryError
 from edgers_engines.graph_record import Graph, Tensor
+from edgers_engines.kernel_cache import KernelCache
 from edgers_engines.manifest import Precision
-from edgers_engines.plans import PlanRecord, Plans, Source, Stored, Target, read_plan
+from edgers_engines.plans import Plans, Source, Stored, Target, read_plan
 from edgers_engines.tensorrt_plan import BUILDER, Profile, logger, named, open_tensorrt
 from edgers_engines.weights import Weights
 
@@ -77,7 +78,7 @@ class TensorRTBackend(Backend):
             engine = self._runtime.deserialize_cuda_engine(machine_code)
             if engine is None:
                 self.fail(f"cannot load the plan of {graph.file}", "; `edgers build` makes it anew")
-            return TensorRTEngine(engine, graph, plan.record, self)
+            return TensorRTEngine(engine, graph, plan, self)
         except MemoryError:
             raise NoMemoryError(
                 f"the GPU has no memory left for the plan of {graph.file}: end other programs, or give "
@@ -122,9 +123,10 @@ class TensorRTEngine(Engine):
         self,
         engine: Any,  # noqa: ANN401  a library without types
         graph: Graph,
-        record: PlanRecord,
+        plan: Stored,
         backend: TensorRTBackend,
     ) -> None:
+        record = plan.record
         super().__init__(graph, _limits(record.profiles), record.sha256)
         self._engine, self._backend, self._profiles = engine, backend, record.profiles
         self._in_place = record.in_place
@@ -137,13 +139,20 @@ class TensorRTEngine(Engine):
             )
         self._aliases = {name: other for name in listed if (other := _aliased(engine, name))}
         backend._scratch.hold(int(engine.device_memory_size_v2))
-        self._contexts = [self._context(index) for index in range(len(record.profiles))]
         self._moved: dict[str, DeviceArray] = {}
-        self._steps = {
-            index: CapturedSteps(backend.device)
-            for index, profile in enumerate(record.profiles)
-            if backend.graphs and profile.get("seq") == _ONE
-        }
+        # They go in this order: contexts before what they compute with.
+        self._contexts: list[Any] = []
+        self._steps: dict[int, CapturedSteps] = {}
+        self._kernels = _kernel_cache(engine, backend._library, plan)
+        for index, profile in enumerate(record.profiles):
+            self._contexts.append(self._context(index))
+            if backend.graphs and profile.get("seq") == _ONE:
+                self._steps[index] = CapturedSteps(backend.device)
+
+    def keep_kernels(self) -> None:
+        """Store what was compiled of its kernels, for later loads; see `KernelCache`."""
+        if self._kernels:
+            self._kernels.keep()
 
     @property
     def refused(self) -> str:
@@ -204,7 +213,7 @@ class TensorRTEngine(Engine):
         Raises:
             MemoryError, BackendError: see `TensorRTBackend.fail`.
         """
-        context = _context(self._engine, self._backend._library)
+        context = _context(self._engine, self._backend._library, self._kernels)
         if context is None or not context.set_optimization_profile_async(index, self._backend.device.stream):
             self._backend.fail(f"has no context for profile {index} of {self.graph.file}")
         return context
@@ -286,7 +295,14 @@ def _sizes(tensors: Sequence[Tensor], arrays: Mapping[str, Buffer]) -> dict[str,
     }
 
 
-def _context(engine: Any, library: Any) -> Any:  # noqa: ANN401  as above
+def _kernel_cache(engine: Any, library: Any, plan: Stored) -> KernelCache | None:  # noqa: ANN401  as above
+    """The engine's, where the library compiles kernels when it loads a plan."""
+    if not hasattr(library, "IRuntimeCache"):
+        return None
+    return KernelCache(engine.create_runtime_config().create_runtime_cache(), plan.path)
+
+
+def _context(engine: Any, library: Any, kernels: KernelCache | None) -> Any:  # noqa: ANN401  as above
     """A context that computes in memory of the backend's, always by the same kernels.
 
     TensorRT for RTX compiles kernels for the very shapes that it meets, in the background, and takes them
@@ -299,6 +315,8 @@ def _context(engine: Any, library: Any) -> Any:  # noqa: ANN401  as above
     config = engine.create_runtime_config()
     config.set_execution_context_allocation_strategy(strategy)
     config.dynamic_shapes_kernel_specialization_strategy = specialization.NONE
+    if kernels:
+        kernels.attach(config)
     return engine.create_execution_context(config)
 
 

@@ -120,13 +120,14 @@ class Emulated:
         contexts: whether there are any.
         captured: called when a run is captured; whether it may be.
         spoil_captured: as `spoil`, where a graph is launched.
+        compiled: plans whose kernels were compiled, in order; TensorRT for RTX does so when it loads them.
         runs: the sizes of all runs, by a dimension's name, or by itself where it is a number.
     """
 
     def __init__(self, driver):
         self.driver, self.plans, self.built, self.spoil = driver, {}, [], {}
         self.runs, self.refuses, self.contexts = [], lambda _sizes: "", True
-        self.captured, self.spoil_captured = lambda: True, {}
+        self.captured, self.spoil_captured, self.compiled = lambda: True, {}, []
         self.module = ModuleType("tensorrt")
         self.module.__spec__, self.module.__version__ = ModuleSpec("tensorrt", None), "10.3.0"
         for kind in (
@@ -141,6 +142,11 @@ class Emulated:
             setattr(self.module, kind.__name__, kind)
         self.module.Builder = lambda log: Builder(self, log)
         self.module.Runtime = lambda log: Runtime(self, log)
+
+    def be_for_rtx(self):
+        """Be TensorRT for RTX, which compiles kernels at run time."""
+        self.module.DynamicShapesKernelSpecializationStrategy = KernelSpecialization
+        self.module.IRuntimeCache = RuntimeCache
 
     def entered(self):
         return getattr(self.driver.thread, "context", None) == self.driver.CONTEXT
@@ -190,12 +196,13 @@ class Runtime:
         if plan not in self.library.plans:
             self.log.log(Severity.ERROR, "Error Code 1: Serialization (magic tag does not match)")
             return None
-        return CudaEngine(self.library, self.log, *self.library.plans[plan])
+        return CudaEngine(self.library, self.log, plan, *self.library.plans[plan])
 
 
 class CudaEngine:
-    def __init__(self, library, log, session, profiles):
-        self.library, self.log, self.session, self.profiles = library, log, session, profiles
+    def __init__(self, library, log, plan, session, profiles):
+        self.library, self.log, self.plan = library, log, plan
+        self.session, self.profiles = session, profiles
         self.inputs, self.outputs = session.get_inputs(), session.get_outputs()
         self.names = [value.name for value in (*self.inputs, *self.outputs)]
         self.num_io_tensors = len(self.names)
@@ -209,15 +216,20 @@ class CudaEngine:
         return name.replace("present", "past") if name.startswith("present") and in_place else ""
 
     def create_runtime_config(self):
-        return RuntimeConfig()
+        return RuntimeConfig(self.library)
 
     def create_execution_context(self, how):
         assert self.library.entered()
         if hasattr(self.library.module, "DynamicShapesKernelSpecializationStrategy"):
             assert how.dynamic_shapes_kernel_specialization_strategy is KernelSpecialization.NONE
-            how = how.strategy
+            cache, how = how.cache, how.strategy
+            if self.plan not in cache.kernels:
+                self.library.compiled.append(self.plan)
+                cache.kernels = self.plan
+        else:
+            cache = None
         assert how is ExecutionContextAllocationStrategy.USER_MANAGED
-        return Context(self) if self.library.contexts else None
+        return Context(self, cache) if self.library.contexts else None
 
 
 class KernelSpecialization(enum.Enum):
@@ -228,16 +240,51 @@ class KernelSpecialization(enum.Enum):
 
 class RuntimeConfig:
     dynamic_shapes_kernel_specialization_strategy = KernelSpecialization.LAZY
+    cache = None
+
+    def __init__(self, library):
+        self.library = library
 
     def set_execution_context_allocation_strategy(self, strategy):
         self.strategy = strategy
 
+    def create_runtime_cache(self):
+        return RuntimeCache(self.library)
+
+    def set_runtime_cache(self, cache):
+        self.cache = cache
+        return True
+
+
+class RuntimeCache:
+    """Of TensorRT for RTX: here the plan stands for its kernels."""
+
+    FORMAT = b"kernels of this very GPU: "
+
+    def __init__(self, library):
+        self.library, self.kernels = library, b""
+
+    def serialize(self):
+        return memoryview(self.FORMAT + self.kernels)
+
+    def deserialize(self, blob):
+        assert self.library.entered()
+        if not blob.startswith(self.FORMAT):
+            return False
+        self.kernels = blob.removeprefix(self.FORMAT)
+        return True
+
 
 class Context:
-    def __init__(self, engine):
+    def __init__(self, engine, cache):
         self.engine, self.shapes, self.addresses = engine, {}, {}
+        self.cache = cache and weakref.ref(cache)
         self.profile = self.device_memory = None
         self.ran = None  # what it was when it last ran
+
+    def __del__(self):
+        if self.cache and self.cache() is None:
+            self.engine.library.driver.faults.append("a context outlived what its kernels lie in")
 
     @property
     def state(self):

@@ -39,7 +39,7 @@ from edgers_engines.plans import Plans
 from edgers_engines.tensorrt import TensorRTBackend
 from edgers_engines.text_graph import ROWS
 from edgers_engines.vlm import Question, VisionLanguageModel
-from tests.engines.emulated_tensorrt import Context, Emulated, KernelSpecialization, OldParser
+from tests.engines.emulated_tensorrt import Context, Emulated, OldParser
 
 OUT_OF_MEMORY = driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
 PROMPT = "what should the robot do?"
@@ -625,6 +625,84 @@ class TestOldLibrary:
             build_plans(demo_bundle, "cuda:0", sizes)
 
 
+class TestKernelCache:
+    """TensorRT for RTX compiles kernels when it loads a plan, which `edgers build` spares later loads."""
+
+    @pytest.fixture
+    def built(self, library, demo_bundle, sizes):
+        """The plans of the model, whose kernels were compiled once; the fourth is the oracle's."""
+        library.be_for_rtx()
+        plans = [plan for plan, _ in build_plans(demo_bundle, "cuda:0", sizes)]
+        assert len(library.compiled) == 4
+        library.compiled.clear()
+        return plans[:3]
+
+    @pytest.mark.usefixtures("built")
+    def test_what_a_build_compiled_is_not_compiled_again(self, library, demo_bundle, demo_model):
+        model, canvases = load(demo_bundle), noisy(demo.frames()[9], 2)
+        model.classifier(*demo_bundle.manifest.classifiers)
+        assert library.compiled == []
+        assert ask(model, canvases) == ask(demo_model, canvases)
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            pytest.param(lambda _: None, id="none"),
+            pytest.param(lambda _: b"", id="empty"),
+            pytest.param(lambda old: old[:-1], id="cut off"),
+            pytest.param(lambda old: old[:-1] + b"!", id="changed"),
+            pytest.param(
+                lambda _: hashlib.sha256(b"of another GPU").digest() + b"of another GPU", id="other"
+            ),
+        ],
+    )
+    def test_whatever_cannot_be_taken_is_compiled_and_stored_by_the_next_build(
+        self, library, demo_bundle, sizes, built, content
+    ):
+        file = built[2].path / "kernels.bin"
+        stored = file.read_bytes()
+        new = content(stored)
+        file.unlink() if new is None else file.write_bytes(new)
+        before = sorted(path.name for path in file.parent.iterdir())
+        load(demo_bundle)
+        assert library.compiled == [b"plan 2"]
+        assert sorted(path.name for path in file.parent.iterdir()) == before, "a load writes nothing"
+        assert [new for _, new in build_plans(demo_bundle, "cuda:0", sizes)] == [False] * 4
+        assert file.read_bytes() == stored
+
+    def test_what_was_taken_is_not_written_again(self, demo_bundle, sizes, built):
+        before = [(plan.path / "kernels.bin").stat().st_ino for plan in built]
+        build_plans(demo_bundle, "cuda:0", sizes)
+        assert [(plan.path / "kernels.bin").stat().st_ino for plan in built] == before
+
+    def test_kernels_that_fail_the_self_test_go_with_their_plans(self, library, demo_bundle, sizes, built):
+        library.spoil["features"] = lambda features: features * np.float32(1.5)
+        with pytest.raises(BackendError, match=r"self-test of .* failed"):
+            build_plans(demo_bundle, "cuda:0", sizes)
+        assert not any(plan.path.exists() for plan in built)
+
+    def test_a_full_disk_costs_the_next_load_its_time_and_nothing_else(
+        self, library, demo_bundle, sizes, monkeypatch
+    ):
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        library.be_for_rtx()
+        monkeypatch.setattr("edgers_engines.kernel_cache.Path.replace", full)
+        monkeypatch.setattr(Plans, "keep_timings", lambda *_: None)
+        plans = build_plans(demo_bundle, "cuda:0", sizes)
+        assert {path.name for path in plans[0].plan.path.iterdir()} == {"plan.json", "plan.bin"}
+        assert load(demo_bundle)
+
+    @pytest.mark.usefixtures("plans")
+    def test_tensorrt_has_none(self, library):
+        assert {path.name for plan in Plans().stored() for path in plan.path.iterdir()} == {
+            "plan.json",
+            "plan.bin",
+        }
+        assert library.compiled == []
+
+
 class TestLoad:
     @pytest.mark.usefixtures("library")
     def test_without_a_plan_the_error_says_how_to_make_it(self, demo_bundle):
@@ -679,7 +757,7 @@ class TestLoad:
     @pytest.mark.usefixtures("plans")
     def test_where_kernels_would_be_compiled_for_the_shapes_met_they_are_not(self, demo_bundle, library):
         """TensorRT for RTX does so by itself, and votes by other kernels than were tested."""
-        library.module.DynamicShapesKernelSpecializationStrategy = KernelSpecialization
+        library.be_for_rtx()
         assert load(demo_bundle)
 
     def test_the_record_names_the_plans(self, plans, demo_bundle):
