@@ -38,7 +38,8 @@ class Call(NamedTuple):
     scratch: int
 
 
-Enqueue = Callable[[Any, Call, int], None]
+Bound = Callable[[], Any]
+Execute = Callable[[Any, int], None]
 
 
 class _Step(NamedTuple):
@@ -67,16 +68,14 @@ class CapturedSteps:
         self._met: dict[Shapes, _Step | None] = {}
         self.refused = ""
 
-    def run(
-        self, call: Call, results: Sequence[DeviceArray], context: Callable[[], Any], enqueue: Enqueue
-    ) -> bool:
+    def run(self, call: Call, results: Sequence[DeviceArray], bound: Bound, execute: Execute) -> bool:
         """Run a step by a graph: one that is there, or one that is captured now, for shapes met before.
 
         Args:
             call: the step; what it reads is in its place.
             results: where it writes what it does not read, too.
-            context: makes a context of the library's, for such steps.
-            enqueue: has a context enqueue a run on a stream.
+            bound: makes a context of the library's for this very step, with its shapes and addresses.
+            execute: has a context enqueue its step on a stream.
 
         Returns:
             Whether the step was run.
@@ -91,13 +90,11 @@ class CapturedSteps:
             return False
         step = self._met[call.shapes]
         if step is None:
-            return len(self._graphs()) < MOST and self._capture(call, results, context, enqueue)
+            return len(self._graphs()) < MOST and self._capture(call, results, bound, execute)
         step.graph.launch()
         return True
 
-    def _capture(
-        self, call: Call, results: Sequence[DeviceArray], context: Callable[[], Any], enqueue: Enqueue
-    ) -> bool:
+    def _capture(self, call: Call, results: Sequence[DeviceArray], bound: Bound, execute: Execute) -> bool:
         """Capture a step, and use the graph only if it computes the same to the last bit.
 
         The step is run in the ordinary way first, which TensorRT wants anyway. To run it twice changes
@@ -105,20 +102,20 @@ class CapturedSteps:
         """
         device = self._device
         try:
-            own = context()
-            enqueue(own, call, device.stream)
+            context = bound()
+            execute(context, device.stream)
             expected = [device.get(array).tobytes() for array in results]
-            if not _capturable(own, device.stream):
+            if not _capturable(context, device.stream):
                 return self._refuse("the library says that its steps cannot be captured")
-            graph = device.capture(lambda stream: enqueue(own, call, stream))
+            graph = device.capture(lambda stream: execute(context, stream))
+            for array in results:
+                device.fill(array, np.nan)  # or a graph that writes nothing would pass
+            graph.launch()
         except (BackendError, MemoryError) as error:
             return self._refuse(str(error))
-        for array in results:
-            device.fill(array, np.nan)  # or a graph that writes nothing would pass
-        graph.launch()
         if [device.get(array).tobytes() for array in results] != expected:
             return self._refuse("a CUDA graph computes something else than it was captured from")
-        self._met[call.shapes] = _Step(own, graph)
+        self._met[call.shapes] = _Step(context, graph)
         return True
 
     def _refuse(self, why: str) -> bool:

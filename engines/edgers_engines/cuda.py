@@ -315,9 +315,12 @@ class _Allocation:
         if hasattr(self, "pointer"):
             driver.cuCtxSetCurrent(self._context)
             # The collector may come by while this thread captures, where a driver refuses to free otherwise.
-            _, mode = driver.cuThreadExchangeStreamCaptureMode(_CAPTURE_MODE.CU_STREAM_CAPTURE_MODE_RELAXED)
+            status, mode = driver.cuThreadExchangeStreamCaptureMode(
+                _CAPTURE_MODE.CU_STREAM_CAPTURE_MODE_RELAXED
+            )
             driver.cuMemFree(self.pointer)  # waits for whatever still uses it
-            driver.cuThreadExchangeStreamCaptureMode(mode)
+            if status == driver.CUresult.CUDA_SUCCESS:  # not when the process ends, and the driver with it
+                driver.cuThreadExchangeStreamCaptureMode(mode)
 
 
 @cache

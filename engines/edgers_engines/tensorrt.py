@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -184,17 +183,19 @@ class TensorRTEngine(Engine):
             self._backend._scratch.pointer,
         )
         results = [places[name] for name in outputs if name not in updated]
-        steps, context = self._steps.get(index), partial(self._context, index)
-        if steps is None or not steps.run(call, results, context, self._enqueue):
-            self._enqueue(self._contexts[index], call, device.stream)
+        steps = self._steps.get(index)
+        if steps is None or not steps.run(
+            call, results, lambda: self._bound(self._context(index), call), self._execute
+        ):
+            self._execute(self._bound(self._contexts[index], call), device.stream)
         for name, array in outputs.items():
             if isinstance(array, np.ndarray):
                 array[...] = device.get(places[name])
             elif array.pointer != places[name].pointer:
                 device.copy(places[name], array)
 
-    def _enqueue(self, context: Any, call: Call, stream: int) -> None:  # noqa: ANN401  the library's
-        """Have a context enqueue a run.
+    def _bound(self, context: Any, call: Call) -> Any:  # noqa: ANN401  the library's
+        """The context, with the shapes and addresses of a run.
 
         Raises:
             MemoryError, BackendError: see `TensorRTBackend.fail`.
@@ -205,6 +206,11 @@ class TensorRTEngine(Engine):
         for name, pointer in call.places:
             self._must(context.set_tensor_address(name, pointer))
         context.device_memory = call.scratch
+        return context
+
+    def _execute(self, context: Any, stream: int) -> None:  # noqa: ANN401  as above
+        """Have a context enqueue what it is bound to; raises as `_bound`."""
+        self._backend._log.said = ""
         self._must(context.execute_async_v3(stream))
 
     def _context(self, index: int) -> Any:  # noqa: ANN401  the library's

@@ -279,8 +279,13 @@ class Context:
     def __init__(self, engine, cache):
         self.engine, self.shapes, self.addresses = engine, {}, {}
         self.cache = cache and weakref.ref(cache)
+        self.changed = False  # since it last ran
         self.profile = self.device_memory = None
-        self.ran = None  # what it was when it last ran
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name != "changed":
+            self.changed = True
 
     def __del__(self):
         if self.cache and self.cache() is None:
@@ -288,7 +293,7 @@ class Context:
 
     @property
     def state(self):
-        return dict(self.shapes), dict(self.addresses), self.device_memory
+        return self.shapes, self.addresses, self.device_memory
 
     def set_optimization_profile_async(self, index, stream):
         assert self.engine.library.entered()
@@ -298,13 +303,13 @@ class Context:
     def set_input_shape(self, name, shape):
         assert self.engine.library.entered()
         least, most = self.profile[name]
-        self.shapes[name] = shape
+        self.shapes = {**self.shapes, name: shape}
         return len(shape) == len(least) and all(
             a <= size <= b for a, size, b in zip(least, shape, most, strict=True)
         )
 
     def set_tensor_address(self, name, pointer):
-        self.addresses[name] = pointer
+        self.addresses = {**self.addresses, name: pointer}
         return name in self.engine.names
 
     def execute_async_v3(self, stream):
@@ -319,13 +324,13 @@ class Context:
             self.engine.log.log(Severity.ERROR, "enqueue failed")
             return False
         if driver.capture and stream == driver.capture.stream:
-            if not (library.captured() and self.ran == self.state):
+            if not library.captured() or self.changed:
                 driver.capture.valid = False
                 self.engine.log.log(Severity.ERROR, "operation not permitted when stream is capturing")
                 return False
             return driver._enqueue(stream, _replay, weakref.ref(self), sizes, self.state)[0] == OK
         library.runs.append(sizes)
-        self.ran = self.state
+        self.changed = False
         return driver._enqueue(stream, self._compute, *self._views(sizes, self.state), library.spoil)[0] == OK
 
     def _views(self, sizes, state):

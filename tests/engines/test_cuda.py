@@ -6,6 +6,7 @@ What the kernels compute is judged in test_device.py, beside the host's operatio
 import ctypes
 import inspect
 import re
+import sys
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
@@ -315,6 +316,23 @@ class TestRunning:
         with pytest.raises(InputError, match=r"copies of \(6,\) are float32 of that shape"):
             emulated_gpu.noisy_copies(np.zeros(6), 0.5, seed=1, stream=Stream.SELECTION, first=0, out=out)
         assert emulated_gpu.get(out).shape == (2, 5)
+
+    def test_a_driver_that_ends_with_the_process_is_no_reason_to_speak_up(
+        self, emulated_gpu, emulated_driver, monkeypatch
+    ):
+        said, array = [], emulated_gpu.empty((8,), np.float32)
+        monkeypatch.setattr(sys, "unraisablehook", said.append)
+        real, asked = emulated_driver.cuThreadExchangeStreamCaptureMode, []
+
+        def ended(mode):
+            asked.append(mode.name)
+            real(mode)
+            return driver.CUresult.CUDA_ERROR_DEINITIALIZED, None
+
+        monkeypatch.setattr(emulated_driver, "cuThreadExchangeStreamCaptureMode", ended)
+        del array
+        assert (said, len(asked)) == ([], 1)
+        assert not emulated_driver.allocated
 
     def test_a_graph_does_again_what_was_enqueued_once(self, emulated_gpu):
         source, target = (emulated_gpu.put(np.zeros(4, np.float32)) for _ in range(2))

@@ -41,6 +41,7 @@ from edgers_engines.text_graph import ROWS
 from edgers_engines.vlm import Question, VisionLanguageModel
 from tests.engines.emulated_tensorrt import Context, Emulated, OldParser
 
+CAPTURING = "cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate", "cuGraphLaunch"
 OUT_OF_MEMORY = driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
 PROMPT = "what should the robot do?"
 BATCH = 8
@@ -290,6 +291,12 @@ class TestCudaGraphs:
         assert model.engine_record("").backend == "tensorrt"
         assert not library.driver.launched
 
+    def test_without_a_context_of_their_own_steps_run_without(self, library, demo_bundle, canvases, want):
+        model = load(demo_bundle, self.GRAPHS)
+        library.contexts = False
+        assert ask(model, canvases) == want
+        assert "has no context for profile 0 of decoder.onnx" in model.decoder.refused
+
     def test_a_context_that_says_it_cannot_be_captured_is_not(self, library, demo_bundle, monkeypatch):
         """TensorRT for RTX says so, and does not always fail."""
         monkeypatch.setattr(Context, "is_stream_capturable", lambda *_: False, raising=False)
@@ -297,7 +304,7 @@ class TestCudaGraphs:
         model = load(demo_bundle, self.GRAPHS)
         assert "says that its steps cannot be captured" in model.decoder.refused
 
-    @pytest.mark.parametrize("name", ["cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate"])
+    @pytest.mark.parametrize("name", CAPTURING)
     @pytest.mark.parametrize("status", [driver.CUresult.CUDA_ERROR_NOT_SUPPORTED, OUT_OF_MEMORY])
     def test_where_the_driver_refuses_steps_run_without(
         self, library, demo_bundle, monkeypatch, name, status
