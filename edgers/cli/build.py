@@ -42,9 +42,9 @@ def command(
 
     bundle = load_bundle(path)
     sizes = Sizes.of(bundle.manifest, max_batch, max_length)
+    plans = Plans(waiting=lambda text: stderr().print(text, markup=False, soft_wrap=True))
     with _progress() as progress:
-        built = build_plans(bundle, device, sizes, progress)
-    plans = Plans()
+        built = build_plans(bundle, device, sizes, progress, plans)
     removed = plans.prune(keep=[one.plan.record.key for one in built])
     if as_json:
         keys = [plan.record.key for plan in removed]

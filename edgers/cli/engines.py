@@ -7,7 +7,7 @@ import time
 import click
 
 from edgers.cli.options import json_option
-from edgers.cli.output import print_json, stdout
+from edgers.cli.output import print_json, stderr, stdout
 from edgers_engines.plans import MOST_BYTES, Plans, Stored
 
 
@@ -58,7 +58,8 @@ def list_plans(*, as_json: bool) -> int:
 @json_option
 def prune(*, keep_gb: float, as_json: bool) -> int:
     """Remove plans, those first that were not used for longest."""
-    removed = Plans().prune(int(keep_gb * 1e9), unproven=True)
+    plans = Plans(waiting=lambda text: stderr().print(text, markup=False, soft_wrap=True))
+    removed = plans.prune(int(keep_gb * 1e9), unproven=True)
     if as_json:
         print_json({"removed": [_record(plan) for plan in removed]})
     else:

@@ -51,7 +51,7 @@ def backend_options(command: Command) -> Command:
         click.option("--device", help="cpu or cuda:N  [default: cpu; with TensorRT cuda:0]"),
         click.option(
             "--backend",
-            type=click.Choice(["onnxruntime", "tensorrt"]),
+            type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-cuda-graphs"]),
             default="onnxruntime",
             show_default=True,
             help="What runs the graphs.",

@@ -7,7 +7,8 @@ kernels are compiled by NVRTC when the device is opened: for exactly this device
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,7 @@ _KERNELS = ("noisy_copies", "copy_rows", "top_of_segments", "top_of_rows")
 _THREADS = 256
 _SEGMENTS = 128
 _MULTIPROCESSORS = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+_CAPTURE_MODE = driver.CUstreamCaptureMode
 _TOP = np.dtype([("best", "f4"), ("second", "f4"), ("token", "i4"), ("finite", "i4")])
 _UNIT = 2  # bytes that copy_rows moves at once
 _NO_DRIVER = "NVIDIA's driver is not on this machine: install it"
@@ -59,7 +61,7 @@ class Gpu:
 
 
 class Cuda(Device):
-    """One GPU.
+    """One GPU, which the thread that opens it enters.
 
     Args:
         ordinal: which one.
@@ -83,7 +85,9 @@ class Cuda(Device):
         handle = _driver("cuDeviceGet", ordinal)
         self._context = _driver("cuDevicePrimaryCtxRetain", handle)  # the one ONNX Runtime uses
         self.enter()
-        self.stream = int(_driver("cuStreamCreate", driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+        self.stream, self._capturing = (
+            int(_driver("cuStreamCreate", driver.CUstream_flags.CU_STREAM_NON_BLOCKING)) for _ in range(2)
+        )
         module = _driver("cuModuleLoadData", code)
         self._kernels = {name: _driver("cuModuleGetFunction", module, name.encode()) for name in _KERNELS}
 
@@ -223,6 +227,32 @@ class Cuda(Device):
         )
         self._wait()
 
+    def capture(self, enqueue: Callable[[int], None]) -> CudaGraph:
+        """What is enqueued on a stream, as a graph that is launched on this device's.
+
+        The stream is nobody else's. On this device's own, another thread may enqueue meanwhile (the next
+        noise), which would become part of the graph and not be done.
+
+        Args:
+            enqueue: is given the stream, and enqueues there; may neither allocate nor wait.
+
+        Raises:
+            BackendError: the driver refuses what was done meanwhile, or the graph.
+            MemoryError: the GPU has no memory left for the graph.
+        """
+        self.enter()
+        _driver("cuStreamBeginCapture", self._capturing, _CAPTURE_MODE.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        try:
+            enqueue(self._capturing)
+        except BaseException:
+            with suppress(BackendError, MemoryError):  # which would say less
+                self._captured()
+            raise
+        return self._captured()
+
+    def _captured(self) -> CudaGraph:
+        return CudaGraph(self._context, self.stream, _driver("cuStreamEndCapture", self._capturing))
+
     def _launch(self, kernel: str, threads: int, *arguments: object) -> None:
         values, kinds = zip(*map(_argument, arguments), strict=True)
         self.enter()
@@ -234,8 +264,44 @@ class Cuda(Device):
         """Make this device the calling thread's."""
         _driver("cuCtxSetCurrent", self._context)
 
+    def wait(self) -> None:
+        """Until all is done that was enqueued."""
+        self.enter()
+        self._wait()
+
     def _wait(self) -> None:
         _driver("cuStreamSynchronize", self.stream)
+
+
+class CudaGraph:
+    """What was captured, to be enqueued by one call; it holds addresses and does not keep their memory.
+
+    Args:
+        context: of the device.
+        stream: where it is launched.
+        graph: the driver's, which this takes over.
+
+    Raises:
+        BackendError: the driver refuses the graph.
+        MemoryError: the GPU has no memory left for it.
+    """
+
+    def __init__(self, context: Any, stream: int, graph: Any) -> None:  # noqa: ANN401  untyped handles
+        self._context, self._stream = context, stream
+        try:
+            self._executable = _driver("cuGraphInstantiate", graph, 0)
+        finally:
+            driver.cuGraphDestroy(graph)
+
+    def launch(self) -> None:
+        """Enqueue it."""
+        _driver("cuCtxSetCurrent", self._context)
+        _driver("cuGraphLaunch", self._executable, self._stream)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_executable"):
+            driver.cuCtxSetCurrent(self._context)
+            driver.cuGraphExecDestroy(self._executable)  # when it is done, if it still runs
 
 
 class _Allocation:
@@ -248,7 +314,13 @@ class _Allocation:
     def __del__(self) -> None:
         if hasattr(self, "pointer"):
             driver.cuCtxSetCurrent(self._context)
+            # The collector may come by while this thread captures, where a driver refuses to free otherwise.
+            status, mode = driver.cuThreadExchangeStreamCaptureMode(
+                _CAPTURE_MODE.CU_STREAM_CAPTURE_MODE_RELAXED
+            )
             driver.cuMemFree(self.pointer)  # waits for whatever still uses it
+            if status == driver.CUresult.CUDA_SUCCESS:  # not when the process ends, and the driver with it
+                driver.cuThreadExchangeStreamCaptureMode(mode)
 
 
 @cache

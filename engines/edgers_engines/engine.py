@@ -25,7 +25,7 @@ from edgers_engines.records import Record
 from edgers_engines.weights import Weights
 
 MAX_THREADS_PER_CORE = 4  # more only wait for each other: 128 a core took minutes for what takes a second
-BACKENDS = ("onnxruntime", "tensorrt")
+BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-cuda-graphs")
 
 
 class EngineRecord(Record, frozen=True, kw_only=True):
@@ -172,11 +172,15 @@ def open_backend(
         from edgers_engines.onnxruntime import OnnxRuntimeBackend
 
         return OnnxRuntimeBackend("cpu" if device is None else device, threads)
-    if name == "tensorrt":
+    if name in {"tensorrt", "tensorrt-cuda-graphs"}:
         from edgers_engines.plans import Plans
         from edgers_engines.tensorrt import TensorRTBackend
 
-        return TensorRTBackend("cuda:0" if device is None else device, Plans(prefer=plans).find)
+        return TensorRTBackend(
+            "cuda:0" if device is None else device,
+            Plans(prefer=plans).find,
+            graphs=name == "tensorrt-cuda-graphs",
+        )
     raise InputError(f"there is no backend {name!r}; choose one of {', '.join(BACKENDS)}")
 
 

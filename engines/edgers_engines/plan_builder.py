@@ -17,7 +17,7 @@ from edgers_engines.generation import MAX_ROWS
 from edgers_engines.manifest import Loaded, Manifest
 from edgers_engines.oracle_record import Classifier, Clusters
 from edgers_engines.plans import UNPROVEN, PlanRecord, Plans, Source, Stored, key_of
-from edgers_engines.tensorrt import TensorRTBackend, source_of
+from edgers_engines.tensorrt import TensorRTBackend, TensorRTEngine, source_of
 from edgers_engines.tensorrt_plan import Profile, build_plan
 from edgers_engines.text_graph import ROWS
 from edgers_engines.vlm import VisionLanguageModel
@@ -92,6 +92,7 @@ def build_plans(
     device: str,
     sizes: Sizes,
     progress: Progress = lambda _graph, _phase, _step, _steps: True,
+    store: Plans | None = None,
 ) -> list[Built]:
     """Build the plans of a bundle's graphs, compare what they compute, and store them.
 
@@ -103,13 +104,14 @@ def build_plans(
         device: "cuda:N".
         sizes: what the plans are for.
         progress: called with a graph's file, a phase, its steps done and all its steps; False ends the build.
+        store: where plans lie; the user's cache unless given.
 
     Raises:
         InputError: the device is no GPU.
         BackendError: the device or TensorRT is not there, a graph cannot be built, or a plan does not compute
             what the bundle's self-tests have.
     """
-    store = Plans()
+    store = store or Plans()
     with store.alone():
         return _Build(bundle, device, sizes, progress, store).plans()
 
@@ -172,17 +174,20 @@ class _Build:
     def _compare(self) -> None:
         """Run every self-test on the plans; if one fails, none of them stays, new or old.
 
+        What was compiled of their kernels to do so is stored with them.
+
         Raises:
             NoMemoryError: there is no memory for the self-tests; the plans stay, for a later try.
             BackendError: a plan cannot be loaded, or computes something else.
         """
         try:
             model = VisionLanguageModel(self._bundle, self._backend)
+            engines = [model.vision, model.embed, model.decoder]
             for record in self._bundle.manifest.text_models:
                 if isinstance(record, Classifier):
-                    model.classifier(record)
+                    engines.append(model.classifier(record).engine)
                 elif isinstance(record, Clusters):
-                    model.embedder(record)
+                    engines.append(model.embedder(record).engine)
         except NoMemoryError as error:
             raise NoMemoryError(
                 f"{error}; the plans are kept but not accepted: end other programs and build again, or build "
@@ -192,3 +197,6 @@ class _Build:
             for plan, _ in self._built.values():
                 Plans.remove(plan.path)
             raise
+        for engine in engines:
+            if isinstance(engine, TensorRTEngine):
+                engine.keep_kernels()

@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -119,10 +119,16 @@ class Plans:
     Args:
         folder: made when it is first written to; the user's cache unless given.
         prefer: SHA-256 of plans that are taken before others of the same graph.
+        waiting: is told, in one line, when another process has to be waited for.
     """
 
-    def __init__(self, folder: Path | None = None, prefer: Collection[str] = ()) -> None:
-        self.folder, self._prefer = folder or _default(), prefer
+    def __init__(
+        self,
+        folder: Path | None = None,
+        prefer: Collection[str] = (),
+        waiting: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.folder, self._prefer, self._waiting = folder or _default(), prefer, waiting
 
     def stored(self) -> list[Stored]:
         """All plans whose record can be read, the last used first.
@@ -220,10 +226,22 @@ class Plans:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Wait until no other process builds or removes plans, and keep others from it meanwhile."""
+        """Wait until no other process builds or removes plans, and keep others from it meanwhile.
+
+        Whoever has to wait is told once, by `waiting`, and for which process.
+        """
         self._make()
-        with (self.folder / _LOCK).open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with (self.folder / _LOCK).open("a+b") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                who = _number(lock.read(20))
+                self._waiting(f"process {who} builds or removes plans in {self.folder}: waiting for it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.truncate(0)
+            lock.write(str(os.getpid()).encode())
+            lock.flush()
             yield
 
     @staticmethod
@@ -291,6 +309,11 @@ def read_plan(plan: Stored) -> mmap:
     raise BackendError(
         f"the plan of {record.source.graph} in {plan.path} is damaged: `edgers build` makes it anew"
     )
+
+
+def _number(content: bytes) -> str:
+    """The process that a lock names, if it has done so yet."""
+    return content.decode() if content.isdigit() else "(unknown)"
 
 
 def _default() -> Path:

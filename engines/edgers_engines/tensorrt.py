@@ -14,15 +14,18 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from edgers_engines.captured_steps import Call, CapturedSteps
 from edgers_engines.device import Buffer, DeviceArray, gpu_number
 from edgers_engines.engine import Backend, Engine, EngineRecord, Range
 from edgers_engines.errors import BackendError, InputError, NoMemoryError
 from edgers_engines.graph_record import Graph, Tensor
+from edgers_engines.kernel_cache import KernelCache
 from edgers_engines.manifest import Precision
-from edgers_engines.plans import PlanRecord, Plans, Source, Stored, Target, read_plan
+from edgers_engines.plans import Plans, Source, Stored, Target, read_plan
 from edgers_engines.tensorrt_plan import BUILDER, Profile, logger, named, open_tensorrt
 from edgers_engines.weights import Weights
 
+_ONE = Range(1, 1, 1)
 _OUT_OF_MEMORY = re.compile("out of memory|OutOfMemory")
 
 Find = Callable[[Source, Target], Stored]
@@ -34,6 +37,7 @@ class TensorRTBackend(Backend):
     Args:
         device: "cuda:N".
         find: chooses a graph's plan; the one of the user's cache that was last used or built unless given.
+        graphs: whether decode steps are launched as CUDA graphs.
 
     Raises:
         InputError: the device is no GPU.
@@ -42,7 +46,7 @@ class TensorRTBackend(Backend):
 
     grows = False  # see `_Scratch`
 
-    def __init__(self, device: str, find: Find | None = None) -> None:
+    def __init__(self, device: str, find: Find | None = None, *, graphs: bool = False) -> None:
         number = gpu_number(device)
         if number is None:
             raise InputError("TensorRT computes on a GPU: use --device cuda:N, or --backend onnxruntime")
@@ -50,7 +54,7 @@ class TensorRTBackend(Backend):
         from edgers_engines.cuda import Cuda, driver_version
 
         self.device: Cuda = Cuda(number)
-        self._name, self._find = device, find or Plans().find
+        self._name, self._find, self.graphs = device, find or Plans().find, graphs
         self.target = Target(
             library=named(self._library),
             cuda=self.device.cuda,
@@ -62,7 +66,6 @@ class TensorRTBackend(Backend):
             builder=BUILDER,
         )
         self._log = logger(self._library)
-        self.device.enter()
         self._runtime = self._library.Runtime(self._log)
         self._scratch = _Scratch(self.device)
 
@@ -76,7 +79,7 @@ class TensorRTBackend(Backend):
             engine = self._runtime.deserialize_cuda_engine(machine_code)
             if engine is None:
                 self.fail(f"cannot load the plan of {graph.file}", "; `edgers build` makes it anew")
-            return TensorRTEngine(engine, graph, plan.record, self)
+            return TensorRTEngine(engine, graph, plan, self)
         except MemoryError:
             raise NoMemoryError(
                 f"the GPU has no memory left for the plan of {graph.file}: end other programs, or give "
@@ -95,9 +98,12 @@ class TensorRTBackend(Backend):
         raise MemoryError(text) if _OUT_OF_MEMORY.search(said) else BackendError(text)
 
     def record(self, precision: Precision, engines: Sequence[Engine] = ()) -> EngineRecord:
-        """What runs graphs of this precision, for the certificate."""
+        """What runs graphs of this precision, for the certificate; CUDA graphs only if none was refused."""
+        captured = self.graphs and not any(
+            engine.refused for engine in engines if isinstance(engine, TensorRTEngine)
+        )
         return EngineRecord(
-            backend="tensorrt",
+            backend="tensorrt-cuda-graphs" if captured else "tensorrt",
             version=self._library.__version__,
             device=self._name,
             provider=self._library.__name__,
@@ -118,9 +124,10 @@ class TensorRTEngine(Engine):
         self,
         engine: Any,  # noqa: ANN401  a library without types
         graph: Graph,
-        record: PlanRecord,
+        plan: Stored,
         backend: TensorRTBackend,
     ) -> None:
+        record = plan.record
         super().__init__(graph, _limits(record.profiles), record.sha256)
         self._engine, self._backend, self._profiles = engine, backend, record.profiles
         self._in_place = record.in_place
@@ -133,37 +140,91 @@ class TensorRTEngine(Engine):
             )
         self._aliases = {name: other for name in listed if (other := _aliased(engine, name))}
         backend._scratch.hold(int(engine.device_memory_size_v2))
-        self._contexts = [_context(engine, backend._library) for _ in record.profiles]
-        for index, context in enumerate(self._contexts):
-            if context is None or not context.set_optimization_profile_async(index, backend.device.stream):
-                backend.fail(f"has no context for profile {index} of {graph.file}")
         self._moved: dict[str, DeviceArray] = {}
+        # They go in this order: contexts before what they compute with.
+        self._contexts: list[Any] = []
+        self._steps: dict[int, CapturedSteps] = {}
+        self._kernels = _kernel_cache(engine, backend._library, plan)
+        for index, profile in enumerate(record.profiles):
+            self._contexts.append(self._context(index))
+            if backend.graphs and profile.get("seq") == _ONE:
+                self._steps[index] = CapturedSteps(backend.device)
+
+    def keep_kernels(self) -> None:
+        """Store what was compiled of its kernels, for later loads; see `KernelCache`."""
+        if self._kernels:
+            self._kernels.keep()
+
+    @property
+    def refused(self) -> str:
+        """Why it runs without CUDA graphs, where they were asked for and refused."""
+        return "; ".join(steps.refused for steps in self._steps.values() if steps.refused)
 
     def _run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        device, context = self._backend.device, self._contexts[self._profile(inputs)]
+        device, index = self._backend.device, self._profile(inputs)
         device.enter()
-        self._backend._log.said = ""
         places = {name: self._place(name, array) for name, array in inputs.items()}
-        shared = set() if self._in_place else {place.pointer for place in places.values()}
+        read = {place.pointer for place in places.values()}
+        updated = {
+            name
+            for name, array in outputs.items()
+            if isinstance(array, DeviceArray) and array.pointer in read
+        }
         for name, array in outputs.items():
-            own = isinstance(array, DeviceArray) and array.pointer in shared
-            places[name] = self._held(name, array) if own else self._place(name, array)
+            apart = name in updated and not self._in_place
+            places[name] = self._held(name, array) if apart else self._place(name, array)
         for output, other in self._aliases.items():
             if places[output].pointer != places[other].pointer:
                 raise InputError(f"{self.graph.file}: {output} and {other} must be the same memory")
         for name, array in inputs.items():
             if isinstance(array, np.ndarray):
                 device.write(array, places[name])
-            self._must(context.set_input_shape(name, tuple(array.shape)))
-        for name, place in places.items():
-            self._must(context.set_tensor_address(name, place.pointer))
-        context.device_memory = self._backend._scratch.pointer
-        self._must(context.execute_async_v3(device.stream))
+        call = Call(
+            tuple((tensor.name, tuple(inputs[tensor.name].shape)) for tensor in self.graph.inputs),
+            tuple((name, places[name].pointer) for name in sorted(places)),
+            self._backend._scratch.pointer,
+        )
+        results = [places[name] for name in outputs if name not in updated]
+        steps = self._steps.get(index)
+        if steps is None or not steps.run(
+            call, results, lambda: self._bound(self._context(index), call), self._execute
+        ):
+            self._execute(self._bound(self._contexts[index], call), device.stream)
         for name, array in outputs.items():
             if isinstance(array, np.ndarray):
                 array[...] = device.get(places[name])
             elif array.pointer != places[name].pointer:
                 device.copy(places[name], array)
+
+    def _bound(self, context: Any, call: Call) -> Any:  # noqa: ANN401  the library's
+        """The context, with the shapes and addresses of a run.
+
+        Raises:
+            MemoryError, BackendError: see `TensorRTBackend.fail`.
+        """
+        self._backend._log.said = ""
+        for name, shape in call.shapes:
+            self._must(context.set_input_shape(name, shape))
+        for name, pointer in call.places:
+            self._must(context.set_tensor_address(name, pointer))
+        context.device_memory = call.scratch
+        return context
+
+    def _execute(self, context: Any, stream: int) -> None:  # noqa: ANN401  as above
+        """Have a context enqueue what it is bound to; raises as `_bound`."""
+        self._backend._log.said = ""
+        self._must(context.execute_async_v3(stream))
+
+    def _context(self, index: int) -> Any:  # noqa: ANN401  the library's
+        """A context for one of the profiles.
+
+        Raises:
+            MemoryError, BackendError: see `TensorRTBackend.fail`.
+        """
+        context = _context(self._engine, self._backend._library, self._kernels)
+        if context is None or not context.set_optimization_profile_async(index, self._backend.device.stream):
+            self._backend.fail(f"has no context for profile {index} of {self.graph.file}")
+        return context
 
     def _profile(self, inputs: Mapping[str, Buffer]) -> int:
         """The first profile that takes these sizes."""
@@ -242,7 +303,14 @@ def _sizes(tensors: Sequence[Tensor], arrays: Mapping[str, Buffer]) -> dict[str,
     }
 
 
-def _context(engine: Any, library: Any) -> Any:  # noqa: ANN401  as above
+def _kernel_cache(engine: Any, library: Any, plan: Stored) -> KernelCache | None:  # noqa: ANN401  as above
+    """The engine's, where the library compiles kernels when it loads a plan."""
+    if not hasattr(library, "IRuntimeCache"):
+        return None
+    return KernelCache(engine.create_runtime_config().create_runtime_cache(), plan.path)
+
+
+def _context(engine: Any, library: Any, kernels: KernelCache | None) -> Any:  # noqa: ANN401  as above
     """A context that computes in memory of the backend's, always by the same kernels.
 
     TensorRT for RTX compiles kernels for the very shapes that it meets, in the background, and takes them
@@ -255,6 +323,8 @@ def _context(engine: Any, library: Any) -> Any:  # noqa: ANN401  as above
     config = engine.create_runtime_config()
     config.set_execution_context_allocation_strategy(strategy)
     config.dynamic_shapes_kernel_specialization_strategy = specialization.NONE
+    if kernels:
+        kernels.attach(config)
     return engine.create_execution_context(config)
 
 

@@ -35,9 +35,10 @@ def emulated_driver(compiled_kernels, monkeypatch):
     emulated = EmulatedDriver(compiled_kernels)
     monkeypatch.setattr(cuda, "driver", emulated)
     yield emulated
-    if emulated.allocated:
+    if emulated.allocated or emulated.graphs:
         gc.collect()  # an exception's frames may hold arrays
-    assert (emulated.faults, list(emulated.allocated)) == ([], [])
+    left = [*emulated.allocated, *emulated.templates, *emulated.graphs]
+    assert (emulated.faults, left, emulated.capture) == ([], [], None)
 
 
 @pytest.fixture

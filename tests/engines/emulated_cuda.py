@@ -2,19 +2,22 @@
 
 It is stricter than a GPU, so that what goes wrong there now and then goes wrong here each time. What a call
 enqueues is done when somebody waits for it, the last thread first. Memory starts as NaNs, and lies between
-margins that nobody may write. A call from a thread that has not entered the device fails.
+margins that nobody may write. A call from a thread that has not entered the device fails. While a thread
+captures, what CUDA calls unsafe fails, and with it the capture.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import os
 import re
 import subprocess
 import sys
 import threading
 from collections import defaultdict, deque
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +102,30 @@ def _entered(function):
     return checked
 
 
+def _unsafe(function):
+    """The call fails where a capture forbids it, and then the capture fails, too."""
+
+    @functools.wraps(function)
+    def checked(self, *arguments):
+        if self._forbidden():
+            self.capture.valid = False
+            return driver.CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, None
+        return function(self, *arguments)
+
+    return checked
+
+
+@dataclass
+class Capture:
+    """What is being captured: operations in order, by which thread on which stream."""
+
+    stream: int
+    mode: driver.CUstreamCaptureMode
+    thread: int = field(default_factory=threading.get_ident)
+    operations: list = field(default_factory=list)
+    valid: bool = True
+
+
 class EmulatedDriver:
     """What cuda.py uses of `cuda.bindings.driver`, with that module's names and arguments.
 
@@ -107,9 +134,14 @@ class EmulatedDriver:
         allocated: what was allocated and not yet freed, by address.
         faults: what a program must never do, and did.
         first_block: number of a kernel's first block of threads; it is 0 on a GPU.
+        graphs: operations of the graphs that can be launched, by handle.
+        launched: handles of graphs, in the order in which they were launched.
+        capture: what is being captured, if anything.
     """
 
-    CONTEXT, STREAM = 7, 11
+    CONTEXT, STREAMS = 7, (11, 12)  # to compute on and to capture from
+    STREAM = STREAMS[0]
+    CUstreamCaptureMode = driver.CUstreamCaptureMode
     CUresult, CUstream_flags = driver.CUresult, driver.CUstream_flags
     CUmemorytype, CUDA_MEMCPY2D = driver.CUmemorytype, driver.CUDA_MEMCPY2D
 
@@ -121,6 +153,12 @@ class EmulatedDriver:
         self.queue: deque = deque()
         self.working = threading.RLock()  # a wait ends when other threads' work is done, too
         self.thread = threading.local()
+        self.streams = itertools.cycle(self.STREAMS)  # every device makes one of each
+        self.templates: dict[int, list] = {}
+        self.graphs: dict[int, list] = {}
+        self.launched: list[int] = []
+        self.handles = itertools.count(1000)
+        self.capture: Capture | None = None
 
     @property
     def allocated(self):
@@ -161,7 +199,7 @@ class EmulatedDriver:
 
     @_entered
     def cuStreamCreate(self, flags):
-        return OK, self.STREAM
+        return OK, next(self.streams)
 
     @_entered
     def cuModuleLoadData(self, image):
@@ -177,6 +215,7 @@ class EmulatedDriver:
         return OK, self.free, 8 << 30
 
     @_entered
+    @_unsafe
     def cuMemAlloc(self, size):
         if size == 0:
             return INVALID, None
@@ -192,6 +231,7 @@ class EmulatedDriver:
         return OK, driver.CUdeviceptr(pointer)
 
     @_entered
+    @_unsafe
     def cuMemFree(self, pointer):
         """In its turn: the collector may call this in the middle of anything."""
         self.queue.append((self._release, (pointer,)))
@@ -252,8 +292,70 @@ class EmulatedDriver:
 
     @_entered
     def cuStreamSynchronize(self, stream):
+        if self.capture and stream == self.capture.stream:
+            self.capture.valid = False
+            return (driver.CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,)
         self._finish()
         return (OK,)
+
+    @_entered
+    def cuStreamBeginCapture(self, stream, mode):
+        if self.capture or stream not in self.STREAMS:
+            return (INVALID,)
+        self.capture = Capture(stream, mode)
+        return (OK,)
+
+    @_entered
+    def cuStreamEndCapture(self, stream):
+        capture = self.capture
+        if capture is None or (stream, threading.get_ident()) != (capture.stream, capture.thread):
+            return INVALID, None
+        self.capture = None
+        if not capture.valid:
+            return driver.CUresult.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, None
+        graph = next(self.handles)
+        self.templates[graph] = capture.operations
+        return OK, graph
+
+    def cuThreadExchangeStreamCaptureMode(self, mode):
+        before = self._mode()
+        self.thread.mode = mode
+        return OK, before
+
+    @_entered
+    def cuGraphInstantiate(self, graph, flags):
+        executable = next(self.handles)
+        self.graphs[executable] = self.templates[graph]
+        return OK, executable
+
+    @_entered
+    def cuGraphDestroy(self, graph):
+        del self.templates[graph]
+        return (OK,)
+
+    @_entered
+    def cuGraphLaunch(self, executable, stream):
+        self.launched.append(executable)
+        for operation, arguments in self.graphs[executable]:
+            self._enqueue(stream, operation, *arguments)
+        return (OK,)
+
+    @_entered
+    def cuGraphExecDestroy(self, executable):
+        del self.graphs[executable]
+        return (OK,)
+
+    def _mode(self):
+        return getattr(self.thread, "mode", driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL)
+
+    def _forbidden(self):
+        """Whether this thread may not do what is unsafe; see cuThreadExchangeStreamCaptureMode."""
+        capture, modes = self.capture, driver.CUstreamCaptureMode
+        if capture is None or self._mode() == modes.CU_STREAM_CAPTURE_MODE_RELAXED:
+            return False
+        if capture.thread == threading.get_ident():
+            return capture.mode != modes.CU_STREAM_CAPTURE_MODE_RELAXED
+        return modes.CU_STREAM_CAPTURE_MODE_GLOBAL == capture.mode == self._mode()
 
     def _bytes(self, pointer, size):
         """That memory; whatever is not inside one allocation is an error."""
@@ -265,9 +367,10 @@ class EmulatedDriver:
         raise AssertionError("this memory was not allocated")
 
     def _enqueue(self, stream, operation, *arguments):
-        if stream != self.STREAM:
+        if stream not in self.STREAMS:
             return (driver.CUresult.CUDA_ERROR_INVALID_HANDLE,)
-        self.queue.append((operation, arguments))
+        capturing = self.capture and stream == self.capture.stream
+        (self.capture.operations if capturing else self.queue).append((operation, arguments))
         return (OK,)
 
     def _finish(self):

@@ -3,18 +3,22 @@
 It is stricter than TensorRT. A tensor without an address, a shape outside its profile, a cache that comes out
 elsewhere than it went in, memory to compute in that is too small, another stream than the device's, a thread
 that has not entered the device: all of these end a run with an error. What is enqueued is computed when
-somebody waits for it.
+somebody waits for it. A run is captured only from a context that has run once as it is, and a graph is broken
+by whoever changes the context that it was captured from.
 """
 
 from __future__ import annotations
 
 import enum
+import weakref
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import onnxruntime
+
+from tests.engines.emulated_cuda import OK
 
 _TYPES = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(int64)": "i8", "tensor(bool)": "?"}
 
@@ -114,12 +118,16 @@ class Emulated:
         built: names of the graphs that were built, in order.
         spoil: changes an output, by its name, after it was computed.
         contexts: whether there are any.
+        captured: called when a run is captured; whether it may be.
+        spoil_captured: as `spoil`, where a graph is launched.
+        compiled: plans whose kernels were compiled, in order; TensorRT for RTX does so when it loads them.
         runs: the sizes of all runs, by a dimension's name, or by itself where it is a number.
     """
 
     def __init__(self, driver):
         self.driver, self.plans, self.built, self.spoil = driver, {}, [], {}
         self.runs, self.refuses, self.contexts = [], lambda _sizes: "", True
+        self.captured, self.spoil_captured, self.compiled = lambda: True, {}, []
         self.module = ModuleType("tensorrt")
         self.module.__spec__, self.module.__version__ = ModuleSpec("tensorrt", None), "10.3.0"
         for kind in (
@@ -134,6 +142,11 @@ class Emulated:
             setattr(self.module, kind.__name__, kind)
         self.module.Builder = lambda log: Builder(self, log)
         self.module.Runtime = lambda log: Runtime(self, log)
+
+    def be_for_rtx(self):
+        """Be TensorRT for RTX, which compiles kernels at run time."""
+        self.module.DynamicShapesKernelSpecializationStrategy = KernelSpecialization
+        self.module.IRuntimeCache = RuntimeCache
 
     def entered(self):
         return getattr(self.driver.thread, "context", None) == self.driver.CONTEXT
@@ -183,12 +196,13 @@ class Runtime:
         if plan not in self.library.plans:
             self.log.log(Severity.ERROR, "Error Code 1: Serialization (magic tag does not match)")
             return None
-        return CudaEngine(self.library, self.log, *self.library.plans[plan])
+        return CudaEngine(self.library, self.log, plan, *self.library.plans[plan])
 
 
 class CudaEngine:
-    def __init__(self, library, log, session, profiles):
-        self.library, self.log, self.session, self.profiles = library, log, session, profiles
+    def __init__(self, library, log, plan, session, profiles):
+        self.library, self.log, self.plan = library, log, plan
+        self.session, self.profiles = session, profiles
         self.inputs, self.outputs = session.get_inputs(), session.get_outputs()
         self.names = [value.name for value in (*self.inputs, *self.outputs)]
         self.num_io_tensors = len(self.names)
@@ -202,15 +216,20 @@ class CudaEngine:
         return name.replace("present", "past") if name.startswith("present") and in_place else ""
 
     def create_runtime_config(self):
-        return RuntimeConfig()
+        return RuntimeConfig(self.library)
 
     def create_execution_context(self, how):
         assert self.library.entered()
         if hasattr(self.library.module, "DynamicShapesKernelSpecializationStrategy"):
             assert how.dynamic_shapes_kernel_specialization_strategy is KernelSpecialization.NONE
-            how = how.strategy
+            cache, how = how.cache, how.strategy
+            if self.plan not in cache.kernels:
+                self.library.compiled.append(self.plan)
+                cache.kernels = self.plan
+        else:
+            cache = None
         assert how is ExecutionContextAllocationStrategy.USER_MANAGED
-        return Context(self) if self.library.contexts else None
+        return Context(self, cache) if self.library.contexts else None
 
 
 class KernelSpecialization(enum.Enum):
@@ -221,15 +240,60 @@ class KernelSpecialization(enum.Enum):
 
 class RuntimeConfig:
     dynamic_shapes_kernel_specialization_strategy = KernelSpecialization.LAZY
+    cache = None
+
+    def __init__(self, library):
+        self.library = library
 
     def set_execution_context_allocation_strategy(self, strategy):
         self.strategy = strategy
 
+    def create_runtime_cache(self):
+        return RuntimeCache(self.library)
+
+    def set_runtime_cache(self, cache):
+        self.cache = cache
+        return True
+
+
+class RuntimeCache:
+    """Of TensorRT for RTX: here the plan stands for its kernels."""
+
+    FORMAT = b"kernels of this very GPU: "
+
+    def __init__(self, library):
+        self.library, self.kernels = library, b""
+
+    def serialize(self):
+        return memoryview(self.FORMAT + self.kernels)
+
+    def deserialize(self, blob):
+        assert self.library.entered()
+        if not blob.startswith(self.FORMAT):
+            return False
+        self.kernels = blob.removeprefix(self.FORMAT)
+        return True
+
 
 class Context:
-    def __init__(self, engine):
+    def __init__(self, engine, cache):
         self.engine, self.shapes, self.addresses = engine, {}, {}
+        self.cache = cache and weakref.ref(cache)
+        self.changed = False  # since it last ran
         self.profile = self.device_memory = None
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name != "changed":
+            self.changed = True
+
+    def __del__(self):
+        if self.cache and self.cache() is None:
+            self.engine.library.driver.faults.append("a context outlived what its kernels lie in")
+
+    @property
+    def state(self):
+        return self.shapes, self.addresses, self.device_memory
 
     def set_optimization_profile_async(self, index, stream):
         assert self.engine.library.entered()
@@ -239,13 +303,13 @@ class Context:
     def set_input_shape(self, name, shape):
         assert self.engine.library.entered()
         least, most = self.profile[name]
-        self.shapes[name] = shape
+        self.shapes = {**self.shapes, name: shape}
         return len(shape) == len(least) and all(
             a <= size <= b for a, size, b in zip(least, shape, most, strict=True)
         )
 
     def set_tensor_address(self, name, pointer):
-        self.addresses[name] = pointer
+        self.addresses = {**self.addresses, name: pointer}
         return name in self.engine.names
 
     def execute_async_v3(self, stream):
@@ -259,21 +323,35 @@ class Context:
             self.engine.log.log(Severity.ERROR, error)
             self.engine.log.log(Severity.ERROR, "enqueue failed")
             return False
-        driver._bytes(self.device_memory, self.engine.device_memory_size_v2)[:] = 0xFF
-        views = {}
-        for value in (*self.engine.inputs, *self.engine.outputs):
-            shape = [sizes.get(size, size) for size in value.shape]
-            dtype = np.dtype(_TYPES[value.type])
-            memory = driver._bytes(self.addresses[value.name], int(np.prod(shape)) * dtype.itemsize)
-            views[value.name] = memory.view(dtype).reshape(shape)
+        if driver.capture and stream == driver.capture.stream:
+            if not library.captured() or self.changed:
+                driver.capture.valid = False
+                self.engine.log.log(Severity.ERROR, "operation not permitted when stream is capturing")
+                return False
+            return driver._enqueue(stream, _replay, weakref.ref(self), sizes, self.state)[0] == OK
         library.runs.append(sizes)
-        return driver._enqueue(stream, self._compute, views)[0] == driver.CUresult.CUDA_SUCCESS
+        self.changed = False
+        return driver._enqueue(stream, self._compute, *self._views(sizes, self.state), library.spoil)[0] == OK
+
+    def _views(self, sizes, state):
+        """Inputs and outputs as arrays, and what is computed in is overwritten."""
+        driver, (_, addresses, scratch) = self.engine.library.driver, state
+        driver._bytes(scratch, self.engine.device_memory_size_v2)[:] = 0xFF
+        for values in self.engine.inputs, self.engine.outputs:
+            views = {}
+            for value in values:
+                shape = [sizes.get(size, size) for size in value.shape]
+                dtype = np.dtype(_TYPES[value.type])
+                memory = driver._bytes(addresses[value.name], int(np.prod(shape)) * dtype.itemsize)
+                views[value.name] = memory.view(dtype).reshape(shape)
+            yield views
 
     def _wrong(self, stream):
         engine = self.engine
         if not engine.library.entered():
             return "this thread has no CUDA context"
-        if stream != engine.library.driver.STREAM:
+        capture = engine.library.driver.capture
+        if stream != (capture.stream if capture else engine.library.driver.STREAM):
             return "another stream"
         if missing := set(engine.names) - self.addresses.keys():
             return f"no address of {sorted(missing)}"
@@ -287,9 +365,18 @@ class Context:
                 return "an input and an output are in one place"
         return ""
 
-    def _compute(self, views):
-        inputs = {value.name: views[value.name].copy() for value in self.engine.inputs}
-        outputs = self.engine.session.run(None, inputs)
-        for value, output in zip(self.engine.outputs, outputs, strict=True):
-            spoil = self.engine.library.spoil.get(value.name)
-            views[value.name][...] = spoil(output) if spoil else output
+    def _compute(self, inputs, outputs, spoils):
+        found = self.engine.session.run(None, {name: view.copy() for name, view in inputs.items()})
+        for (name, view), output in zip(outputs.items(), found, strict=True):
+            spoil = spoils.get(name)
+            view[...] = spoil(output) if spoil else output
+
+
+def _replay(context, sizes, state):
+    """What a graph does when it is launched, at the addresses that were captured."""
+    context = context()
+    assert context is not None, "the context of a graph is gone"
+    library = context.engine.library
+    if context.state != state:
+        library.driver.faults.append("a context was changed after its graph was captured")
+    context._compute(*context._views(sizes, state), {**library.spoil, **library.spoil_captured})

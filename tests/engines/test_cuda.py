@@ -6,7 +6,9 @@ What the kernels compute is judged in test_device.py, beside the host's operatio
 import ctypes
 import inspect
 import re
+import sys
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 
 import mpmath
 import numpy as np
@@ -314,6 +316,54 @@ class TestRunning:
         with pytest.raises(InputError, match=r"copies of \(6,\) are float32 of that shape"):
             emulated_gpu.noisy_copies(np.zeros(6), 0.5, seed=1, stream=Stream.SELECTION, first=0, out=out)
         assert emulated_gpu.get(out).shape == (2, 5)
+
+    def test_a_driver_that_ends_with_the_process_is_no_reason_to_speak_up(
+        self, emulated_gpu, emulated_driver, monkeypatch
+    ):
+        said, array = [], emulated_gpu.empty((8,), np.float32)
+        monkeypatch.setattr(sys, "unraisablehook", said.append)
+        real, asked = emulated_driver.cuThreadExchangeStreamCaptureMode, []
+
+        def ended(mode):
+            asked.append(mode.name)
+            real(mode)
+            return driver.CUresult.CUDA_ERROR_DEINITIALIZED, None
+
+        monkeypatch.setattr(emulated_driver, "cuThreadExchangeStreamCaptureMode", ended)
+        del array
+        assert (said, len(asked)) == ([], 1)
+        assert not emulated_driver.allocated
+
+    def test_a_graph_does_again_what_was_enqueued_once(self, emulated_gpu):
+        source, target = (emulated_gpu.put(np.zeros(4, np.float32)) for _ in range(2))
+        copy = target.pointer, source.pointer, source.nbytes
+        graph = emulated_gpu.capture(lambda stream: cuda._driver("cuMemcpyDtoDAsync", *copy, stream))
+        emulated_gpu.write(np.ones(4, np.float32), source)
+        assert emulated_gpu.get(target).tolist() == [0, 0, 0, 0]
+        graph.launch()
+        assert emulated_gpu.get(target).tolist() == [1, 1, 1, 1]
+
+    def test_each_of_a_graphs_steps_may_be_another_threads(self, emulated_gpu):
+        with ThreadPoolExecutor(1) as thread:
+            graph = thread.submit(emulated_gpu.capture, lambda _: None).result()
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(graph.launch).result()
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(emulated_gpu.wait).result()
+
+    def test_what_fails_while_capturing_is_told_and_ends_the_capture(self, emulated_gpu, emulated_driver):
+        array = emulated_gpu.put(np.zeros(4, np.float32))
+
+        def fails(_):
+            emulated_gpu.get(array)
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            emulated_gpu.capture(fails)
+        emulated_gpu.capture(lambda _: None)
+        with pytest.raises(BackendError, match="cuMemAlloc failed: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"):
+            emulated_gpu.capture(lambda _: emulated_gpu.put(np.zeros(4)))
+        assert not emulated_driver.graphs
 
     def test_the_emulated_driver_notices_what_a_gpu_may_forgive(self, emulated_gpu, emulated_driver):
         assert emulated_driver.cuCtxSetCurrent(None) == (OK,)

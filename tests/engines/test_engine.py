@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from edgers.cli import certify
 from edgers_engines import onnxruntime as backend_module
 from edgers_engines.device import Host
 from edgers_engines.engine import BACKENDS, Engine, open_backend
@@ -171,9 +172,15 @@ class TestOpenBackend:
             open_backend("abacus")
         assert all(name in str(caught.value) for name in BACKENDS)
 
-    def test_tensorrt_is_an_error_and_not_another_backend(self):
+    def test_the_commands_offer_all_of_them(self):
+        """They spell the names themselves, for to import this module takes time."""
+        options = {option.name: option for option in certify.command.params}
+        assert tuple(options["backend"].type.choices) == BACKENDS
+
+    @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-cuda-graphs"])
+    def test_tensorrt_is_an_error_and_not_another_backend(self, name):
         with pytest.raises(InputError, match="TensorRT computes on a GPU"):
-            open_backend("tensorrt", device="cpu")
+            open_backend(name, device="cpu")
 
     @pytest.mark.parametrize(
         "device", ["gpu", "cuda", "cuda:", "cuda:-1", "cuda:1x", "cuda:1234", "CPU", "", "cpu\n"]

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import re
+from contextlib import ExitStack
 
 import pytest
 from msgspec.structs import replace
@@ -182,4 +183,25 @@ class TestPrune:
         monkeypatch.setattr(fcntl, "flock", lambda *lock_and_how: held.append(lock_and_how[1]))
         monkeypatch.setattr(Plans, "remove", lambda *_: held.append("removed"))
         plans.prune(0)
-        assert held == [fcntl.LOCK_EX, "removed"]
+        assert held == [fcntl.LOCK_EX | fcntl.LOCK_NB, "removed"]
+
+    def test_who_has_to_wait_is_told_once_for_whom(self, plans, monkeypatch):
+        told, flock = [], fcntl.flock
+        with plans.alone():
+            pass  # who has had it before leaves nothing of itself
+        with ExitStack() as other:
+            other.enter_context(plans.alone())
+
+            def lock(file, how):
+                if how == fcntl.LOCK_EX:  # without this the test would wait, too
+                    told.append("waits")
+                    other.close()
+                flock(file, how)
+
+            monkeypatch.setattr(fcntl, "flock", lock)
+            with Plans(plans.folder, waiting=told.append).alone():
+                told.append("has it")
+        process = f"process {os.getpid()} builds or removes plans in {plans.folder}: waiting for it"
+        assert told == [process, "waits", "has it"]
+        with Plans(plans.folder, waiting=told.append).alone():
+            assert len(told) == 3

@@ -5,12 +5,18 @@ That the library's real parser and builder take the graphs is shown in tests/exp
 
 from __future__ import annotations
 
+import fcntl
+import gc
 import hashlib
+import itertools
 import json
+import os
 import re
 import shutil
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import click
 import msgspec
@@ -22,7 +28,7 @@ from edgers import Certifier, demo
 from edgers.cli import cli, doctor
 from edgers.oracle.local_bundle import TextBundle
 from edgers.verify import replay
-from edgers_engines import self_test, tensorrt_plan
+from edgers_engines import captured_steps, cuda, self_test, tensorrt_plan
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import BackendError, InputError
@@ -33,8 +39,9 @@ from edgers_engines.plans import Plans
 from edgers_engines.tensorrt import TensorRTBackend
 from edgers_engines.text_graph import ROWS
 from edgers_engines.vlm import Question, VisionLanguageModel
-from tests.engines.emulated_tensorrt import Emulated, KernelSpecialization, OldParser
+from tests.engines.emulated_tensorrt import Context, Emulated, OldParser
 
+CAPTURING = "cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate", "cuGraphLaunch"
 OUT_OF_MEMORY = driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
 PROMPT = "what should the robot do?"
 BATCH = 8
@@ -60,9 +67,9 @@ def plans(library, demo_bundle, sizes):
     return [plan for plan, _ in build_plans(demo_bundle, "cuda:0", sizes)]
 
 
-def load(bundle):
+def load(bundle, backend="tensorrt"):
     """The bundle on its plans; no fixture, for the GPU's memory must be free again when a test has ended."""
-    return VisionLanguageModel(bundle, open_backend("tensorrt", device="cuda:0"))
+    return VisionLanguageModel(bundle, open_backend(backend, device="cuda:0"))
 
 
 def noisy(frame, rows):
@@ -80,6 +87,12 @@ def ask(model, canvases, rows=BATCH, **options):
         for start in range(0, len(canvases), rows)
         for answer in question.answers(canvases[start : start + rows])
     ]
+
+
+def elsewhere(work):
+    """What another thread finds, which has never entered the device."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(work).result()
 
 
 class TestAnswers:
@@ -140,6 +153,245 @@ class TestAnswers:
             ask(model, canvases)
         library.refuses = lambda _: ""
         assert ask(model, canvases)
+
+
+class TestThreads:
+    """CUDA's context is a thread's own: whoever calls must be brought into it."""
+
+    @pytest.mark.usefixtures("plans")
+    def test_another_thread_may_run_what_one_has_loaded(self, demo_bundle):
+        """All its arrays lie on the device, so that nothing but the run itself can enter it."""
+        model = load(demo_bundle)
+        device, size = model.backend.device, model.bundle.manifest.preparation.canvas_size
+        canvases, features = (
+            device.put(array)
+            for array in (self_test.canvases(size, 2), model.encode(self_test.canvases(size, 2)))
+        )
+        found = device.put(np.zeros(features.shape, features.dtype))
+        elsewhere(lambda: model.vision.run({"canvas": canvases}, {"features": found}))
+        np.testing.assert_array_equal(device.get(found), device.get(features))
+
+    @pytest.mark.usefixtures("plans")
+    def test_another_thread_may_load_on_a_backend_that_one_has_opened(self, demo_bundle, demo_model):
+        backend = open_backend("tensorrt")
+        model = elsewhere(lambda: VisionLanguageModel(demo_bundle, backend))
+        canvases = noisy(demo.frames()[9], 2)
+        assert elsewhere(lambda: ask(model, canvases)) == ask(demo_model, canvases)
+
+
+@pytest.mark.usefixtures("plans")
+class TestCudaGraphs:
+    """Decode steps that were captured: they compute what the steps themselves compute, or are not used."""
+
+    GRAPHS = "tensorrt-cuda-graphs"
+
+    @pytest.fixture
+    def canvases(self):
+        """Of a frame whose answers are of several lengths, so that rows leave the batch; three chunks."""
+        return noisy(demo.frames()[9], 2 * BATCH + 5)
+
+    @pytest.fixture
+    def want(self, demo_model, canvases):
+        return ask(demo_model, canvases)
+
+    def test_the_answers_are_those_of_onnx_runtime_and_most_steps_are_launched(
+        self, library, demo_bundle, canvases, want
+    ):
+        model = load(demo_bundle, self.GRAPHS)
+        runs, launched = len(library.runs), len(library.driver.launched)
+        assert ask(model, canvases) == want
+        assert len(library.driver.launched) - launched > len(library.runs) - runs > 0
+        assert (model.embed.refused, model.decoder.refused) == ("", "")
+        assert model.engine_record("").backend == self.GRAPHS
+
+    def test_only_steps_of_one_token_are_captured(self, library, demo_bundle, canvases):
+        model = load(demo_bundle, self.GRAPHS)
+        ask(model, canvases)
+        sizes = [sizes for ((_, (_, sizes, _)),) in library.driver.graphs.values()]
+        assert {size["seq"] for size in sizes} == {1}
+        assert len({size["batch"] for size in sizes}) > 1
+
+    def test_a_launch_reads_what_lies_there_then(self, demo_bundle):
+        model, plain = load(demo_bundle, self.GRAPHS), load(demo_bundle)
+        launched = cuda.driver.launched
+        launched.clear()
+        for tokens in ([3, 4], [5, 6], [7, 8], [9, 3]):
+            for one in (model, plain):
+                one.found = np.empty((2, 1, demo_bundle.manifest.dimensions.hidden), np.float32)
+                one.embed.run({"input_ids": np.array(tokens)[:, None]}, {"embeddings": one.found})
+            np.testing.assert_array_equal(model.found, plain.found)
+        assert len(launched) == 3, "one compared when it was captured, and two more"
+
+    def test_the_self_test_goes_through_them_too(self, library, demo_bundle):
+        """At a launch with other tokens than when the graph was captured and compared."""
+        launches = itertools.count()
+        library.spoil_captured["logits"] = lambda logits: logits + 100 * (next(launches) > 0)
+        with pytest.raises(BackendError, match=r"self-test of .* failed on this machine"):
+            load(demo_bundle, self.GRAPHS)
+
+    def test_another_question_lies_elsewhere_and_has_graphs_of_its_own(
+        self, library, demo_bundle, canvases, want
+    ):
+        model = load(demo_bundle, self.GRAPHS)
+        first, second = (Question(model, PROMPT, rows=BATCH) for _ in range(2))
+        for question in (first, second, first):
+            before = set(library.driver.graphs)
+            answers = question.answers(canvases[:BATCH])
+            assert [(answer.text, answer.status) for answer in answers] == want[:BATCH]
+            assert set(library.driver.graphs).isdisjoint(before)
+
+    def test_after_their_memory_to_compute_in_has_moved_they_are_captured_anew(
+        self, library, demo_bundle, canvases, want
+    ):
+        model = load(demo_bundle, self.GRAPHS)
+        question = Question(model, PROMPT, rows=BATCH)
+        for size in (0, 1 << 20):
+            model.backend._scratch.hold(size)
+            launched = len(library.driver.launched)
+            answers = question.answers(canvases[:BATCH])
+            assert [(answer.text, answer.status) for answer in answers] == want[:BATCH]
+            assert len(library.driver.launched) > launched
+
+    def test_they_go_when_their_work_is_done(self, demo_bundle):
+        """All arrays lie on the device, so that nothing but the engine itself waits."""
+        model, hidden = load(demo_bundle, self.GRAPHS), demo_bundle.manifest.dimensions.hidden
+        device = model.backend.device
+        ids = device.put(np.array([[3], [4]]))
+        found = [device.empty((2, 1, hidden), np.float32) for _ in range(2)]
+        for k in (0, 0, 0, 1):
+            model.embed.run({"input_ids": ids}, {"embeddings": found[k]})
+        np.testing.assert_array_equal(*map(device.get, found))
+
+    def test_there_are_never_more_of_an_engine_than_a_few(
+        self, library, demo_bundle, canvases, want, monkeypatch
+    ):
+        monkeypatch.setattr(captured_steps, "MOST", 1)
+        model = load(demo_bundle, self.GRAPHS)
+        assert ask(model, canvases) == want
+        assert len(library.driver.graphs) == 2, "one of each of two engines"
+
+    def test_they_go_with_their_model(self, library, demo_bundle, canvases):
+        model = load(demo_bundle, self.GRAPHS)
+        ask(model, canvases)
+        assert library.driver.graphs
+        del model
+        gc.collect()
+        assert not library.driver.graphs
+        assert not library.driver.allocated
+
+    def test_a_library_that_cannot_be_captured_is_asked_once_and_runs_without(
+        self, library, demo_bundle, canvases, want
+    ):
+        asked = []
+        library.captured = lambda: asked.append(True)
+        model = load(demo_bundle, self.GRAPHS)
+        assert ask(model, canvases) == want
+        assert len(asked) == 2, "the steps of embed and decoder"
+        assert "not permitted when stream is capturing" in model.decoder.refused
+        assert model.engine_record("").backend == "tensorrt"
+        assert not library.driver.launched
+
+    def test_without_a_context_of_their_own_steps_run_without(self, library, demo_bundle, canvases, want):
+        model = load(demo_bundle, self.GRAPHS)
+        library.contexts = False
+        assert ask(model, canvases) == want
+        assert "has no context for profile 0 of decoder.onnx" in model.decoder.refused
+
+    def test_a_context_that_says_it_cannot_be_captured_is_not(self, library, demo_bundle, monkeypatch):
+        """TensorRT for RTX says so, and does not always fail."""
+        monkeypatch.setattr(Context, "is_stream_capturable", lambda *_: False, raising=False)
+        library.captured = lambda: pytest.fail("it was captured")
+        model = load(demo_bundle, self.GRAPHS)
+        assert "says that its steps cannot be captured" in model.decoder.refused
+
+    @pytest.mark.parametrize("name", CAPTURING)
+    @pytest.mark.parametrize("status", [driver.CUresult.CUDA_ERROR_NOT_SUPPORTED, OUT_OF_MEMORY])
+    def test_where_the_driver_refuses_steps_run_without(
+        self, library, demo_bundle, monkeypatch, name, status
+    ):
+        real = getattr(library.driver, name)
+
+        def refused(*arguments):
+            if name == "cuStreamEndCapture":
+                library.driver.capture.valid = False
+                real(*arguments)
+            return status, None
+
+        monkeypatch.setattr(library.driver, name, refused)
+        model = load(demo_bundle, self.GRAPHS)
+        assert name in model.decoder.refused
+        assert not library.driver.launched
+
+    def test_a_graph_that_computes_something_else_is_not_used(self, library, demo_bundle, canvases, want):
+        library.spoil_captured["logits"] = lambda logits: np.nextafter(logits, np.float32(9))
+        model = load(demo_bundle, self.GRAPHS)
+        assert ask(model, canvases) == want
+        assert model.decoder.refused == "a CUDA graph computes something else than it was captured from"
+
+    def test_nor_is_one_that_computes_nothing(self, library, demo_bundle, canvases, want, monkeypatch):
+        """What lies where it should write is right already, for the step was run before."""
+        instantiate = library.driver.cuGraphInstantiate
+
+        def emptied(graph, flags):
+            library.driver.templates[graph].clear()
+            return instantiate(graph, flags)
+
+        monkeypatch.setattr(library.driver, "cuGraphInstantiate", emptied)
+        model = load(demo_bundle, self.GRAPHS)
+        assert ask(model, canvases) == want
+        assert "something else" in model.decoder.refused
+
+    def test_what_another_thread_enqueues_meanwhile_is_done_and_captured_by_nobody(
+        self, library, demo_bundle, canvases, want
+    ):
+        """It draws the next noise, in memory of its own."""
+        backend, numbers = open_backend(self.GRAPHS), np.arange(5)
+        device = backend.device
+
+        def meanwhile():
+            return elsewhere(lambda: np.array_equal(device.get(device.put(numbers)), numbers))
+
+        library.captured = meanwhile
+        model = VisionLanguageModel(demo_bundle, backend)
+        assert ask(model, canvases) == want
+        assert (model.decoder.refused, len(library.driver.launched) > 0) == ("", True)
+
+    def test_what_the_collector_frees_meanwhile_is_freed(self, library, demo_bundle):
+        backend, rubbish = open_backend(self.GRAPHS), []
+        library.captured = lambda: rubbish.clear() or True
+        rubbish.append(backend.device.empty((1000,), np.float32))
+        pointer = rubbish[0].pointer
+        model = VisionLanguageModel(demo_bundle, backend)
+        assert pointer not in library.driver.allocated
+        assert model.embed.refused == model.decoder.refused == ""
+
+    def test_a_library_that_allocates_meanwhile_is_refused(self, library, demo_bundle, canvases, want):
+        """The graph would write where nothing is allocated any longer."""
+        library.captured = lambda: library.driver.cuMemAlloc(8)[0] is driver.CUresult.CUDA_SUCCESS
+        model = load(demo_bundle, self.GRAPHS)
+        assert ask(model, canvases) == want
+        assert not library.driver.launched
+
+    def test_a_cache_that_is_copied_has_them_too(self, library, demo_bundle, sizes, canvases, want):
+        library.module.OnnxParser, library.module.__version__ = OldParser, "10.3.0.1"
+        build_plans(demo_bundle, "cuda:0", sizes)
+        model = load(demo_bundle, self.GRAPHS)
+        assert ask(model, canvases) == want
+        assert model.decoder.refused == ""
+        assert library.driver.launched
+
+    def test_a_certificate_says_so_and_is_replayed_so(self, library, demo_bundle):
+        (oracle,) = demo_bundle.manifest.classifiers
+        found, want = (
+            Certifier(demo.load_bundle(), sigma=0.5, samples=60, backend=open_backend(backend)).certify(
+                demo.frames()[9], PROMPT, oracle=oracle.name, seed="5" * 32
+            )
+            for backend in (self.GRAPHS, "onnxruntime")
+        )
+        assert (found.votes, found.engine.backend) == (want.votes, self.GRAPHS)
+        library.driver.launched.clear()
+        assert replay(found, demo_bundle, demo.frames()[9]).votes == found.votes
+        assert library.driver.launched
 
 
 class TestSizes:
@@ -380,6 +632,84 @@ class TestOldLibrary:
             build_plans(demo_bundle, "cuda:0", sizes)
 
 
+class TestKernelCache:
+    """TensorRT for RTX compiles kernels when it loads a plan, which `edgers build` spares later loads."""
+
+    @pytest.fixture
+    def built(self, library, demo_bundle, sizes):
+        """The plans of the model, whose kernels were compiled once; the fourth is the oracle's."""
+        library.be_for_rtx()
+        plans = [plan for plan, _ in build_plans(demo_bundle, "cuda:0", sizes)]
+        assert len(library.compiled) == 4
+        library.compiled.clear()
+        return plans[:3]
+
+    @pytest.mark.usefixtures("built")
+    def test_what_a_build_compiled_is_not_compiled_again(self, library, demo_bundle, demo_model):
+        model, canvases = load(demo_bundle), noisy(demo.frames()[9], 2)
+        model.classifier(*demo_bundle.manifest.classifiers)
+        assert library.compiled == []
+        assert ask(model, canvases) == ask(demo_model, canvases)
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            pytest.param(lambda _: None, id="none"),
+            pytest.param(lambda _: b"", id="empty"),
+            pytest.param(lambda old: old[:-1], id="cut off"),
+            pytest.param(lambda old: old[:-1] + b"!", id="changed"),
+            pytest.param(
+                lambda _: hashlib.sha256(b"of another GPU").digest() + b"of another GPU", id="other"
+            ),
+        ],
+    )
+    def test_whatever_cannot_be_taken_is_compiled_and_stored_by_the_next_build(
+        self, library, demo_bundle, sizes, built, content
+    ):
+        file = built[2].path / "kernels.bin"
+        stored = file.read_bytes()
+        new = content(stored)
+        file.unlink() if new is None else file.write_bytes(new)
+        before = sorted(path.name for path in file.parent.iterdir())
+        load(demo_bundle)
+        assert library.compiled == [b"plan 2"]
+        assert sorted(path.name for path in file.parent.iterdir()) == before, "a load writes nothing"
+        assert [new for _, new in build_plans(demo_bundle, "cuda:0", sizes)] == [False] * 4
+        assert file.read_bytes() == stored
+
+    def test_what_was_taken_is_not_written_again(self, demo_bundle, sizes, built):
+        before = [(plan.path / "kernels.bin").stat().st_ino for plan in built]
+        build_plans(demo_bundle, "cuda:0", sizes)
+        assert [(plan.path / "kernels.bin").stat().st_ino for plan in built] == before
+
+    def test_kernels_that_fail_the_self_test_go_with_their_plans(self, library, demo_bundle, sizes, built):
+        library.spoil["features"] = lambda features: features * np.float32(1.5)
+        with pytest.raises(BackendError, match=r"self-test of .* failed"):
+            build_plans(demo_bundle, "cuda:0", sizes)
+        assert not any(plan.path.exists() for plan in built)
+
+    def test_a_full_disk_costs_the_next_load_its_time_and_nothing_else(
+        self, library, demo_bundle, sizes, monkeypatch
+    ):
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        library.be_for_rtx()
+        monkeypatch.setattr("edgers_engines.kernel_cache.Path.replace", full)
+        monkeypatch.setattr(Plans, "keep_timings", lambda *_: None)
+        plans = build_plans(demo_bundle, "cuda:0", sizes)
+        assert {path.name for path in plans[0].plan.path.iterdir()} == {"plan.json", "plan.bin"}
+        assert load(demo_bundle)
+
+    @pytest.mark.usefixtures("plans")
+    def test_tensorrt_has_none(self, library):
+        assert {path.name for plan in Plans().stored() for path in plan.path.iterdir()} == {
+            "plan.json",
+            "plan.bin",
+        }
+        assert library.compiled == []
+
+
 class TestLoad:
     @pytest.mark.usefixtures("library")
     def test_without_a_plan_the_error_says_how_to_make_it(self, demo_bundle):
@@ -434,7 +764,7 @@ class TestLoad:
     @pytest.mark.usefixtures("plans")
     def test_where_kernels_would_be_compiled_for_the_shapes_met_they_are_not(self, demo_bundle, library):
         """TensorRT for RTX does so by itself, and votes by other kernels than were tested."""
-        library.module.DynamicShapesKernelSpecializationStrategy = KernelSpecialization
+        library.be_for_rtx()
         assert load(demo_bundle)
 
     def test_the_record_names_the_plans(self, plans, demo_bundle):
@@ -482,6 +812,24 @@ class TestCommands:
         report = json.loads(out)
         assert [plan["new"] for plan in report["plans"]] == [False] * 4
         assert report["folder"] == str(Plans().folder)
+
+    @pytest.mark.parametrize("command", ["build", "engines prune"])
+    @pytest.mark.usefixtures("plans")
+    def test_who_waits_for_another_process_says_so_on_stderr(self, capsys, monkeypatch, command):
+        flock = fcntl.flock
+        with ExitStack() as other:
+            other.enter_context(Plans().alone())
+
+            def lock(file, how):
+                if how == fcntl.LOCK_EX:  # without this the test would wait, too
+                    other.close()
+                flock(file, how)
+
+            monkeypatch.setattr(fcntl, "flock", lock)
+            cli.main([*command.split(), "--json"], standalone_mode=False)
+        out, err = capsys.readouterr()
+        assert err == f"process {os.getpid()} builds or removes plans in {Plans().folder}: waiting for it\n"
+        assert json.loads(out)
 
     def test_engines_are_listed_and_removed(self, plans, capsys):
         _, out = self.run(capsys, "engines", "list", "--json")

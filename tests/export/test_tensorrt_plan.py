@@ -208,3 +208,21 @@ def test_without_tensorrt_the_error_says_how_to_get_it(monkeypatch):
         BackendError, match=r"TensorRT cannot be imported .*apt install.*--backend onnxruntime"
     ):
         open_tensorrt()
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("ICudaEngine", "create_runtime_config create_execution_context device_memory_size_v2"),
+        (
+            "IRuntimeConfig",
+            "create_runtime_cache set_runtime_cache set_execution_context_allocation_strategy",
+        ),
+        ("IRuntimeConfig", "dynamic_shapes_kernel_specialization_strategy"),
+        ("IRuntimeCache", "serialize deserialize"),
+        ("IExecutionContext", "is_stream_capturable execute_async_v3 device_memory set_tensor_address"),
+    ],
+)
+def test_what_runs_plans_has_these_names(kind, names):
+    """Nothing can be run without a GPU, and the emulated library has whatever names it is given."""
+    assert set(names.split()) <= set(dir(getattr(open_tensorrt(), kind)))
