@@ -109,7 +109,7 @@ class CapturedSteps:
                 return self._refuse("the library says that its steps cannot be captured")
             graph = device.capture(lambda stream: execute(context, stream))
             for array in results:
-                device.fill(array, np.nan)  # or a graph that writes nothing would pass
+                device.fill(array, _other_than_any(array.dtype))  # or a graph that writes nothing would pass
             graph.launch()
         except (BackendError, MemoryError) as error:
             return self._refuse(str(error))
@@ -130,6 +130,11 @@ class CapturedSteps:
 
     def _graphs(self) -> list[_Step]:
         return [step for step in self._met.values() if step]
+
+
+def _other_than_any(dtype: np.dtype[Any]) -> float:
+    """What no step writes: NaN, which all bits set are where the bits stand for a bfloat16."""
+    return np.nan if dtype.kind == "f" else float(np.iinfo(dtype).max)
 
 
 def _capturable(context: Any, stream: int) -> bool:  # noqa: ANN401  the library's
