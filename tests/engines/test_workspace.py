@@ -77,7 +77,7 @@ def ask(certifier):
 
 
 @pytest.mark.usefixtures("growing")
-@pytest.mark.parametrize(("megabytes", "rows"), [(50, 60), (12, 15), (4, 5)])
+@pytest.mark.parametrize(("megabytes", "rows"), [(80, 60), (20, 15), (7, 5)])
 def test_the_first_chunk_that_is_tried_fits_and_the_votes_are_the_same(
     demo_bundle, emulated_driver, refused, megabytes, rows
 ):
@@ -128,7 +128,7 @@ def workspace(bundle, free):
 def computed_in(bundle):
     graphs = bundle.manifest.graphs
     vision = computing_bytes(bundle, graphs.vision, {"batch": 1})
-    return vision + computing_bytes(bundle, graphs.decoder, {"batch": 1, "seq": 64, "max_len": 128})
+    return 2 * (vision + computing_bytes(bundle, graphs.decoder, {"batch": 1, "seq": 64, "max_len": 128}))
 
 
 class TestCheck:

@@ -130,12 +130,25 @@ class TestNumbers:
         assert np.abs(found[0] - found[1]).max() < 1e-3
         assert (models[0].shared_prefix, models[1].shared_prefix) == (models[0].prompts.prefix, ())
 
-    def test_half_precision_is_measured_for_both_and_the_tolerance_absorbs_both(self, half):
+    def test_half_precision_is_measured_for_both(self, half):
         one, other = half.manifest.parity, half.manifest.graphs.cuda_decoder.parity
         assert min(one.equal_tokens, other.equal_tokens) >= 0.95 * one.tokens
         assert one.largest_logit_difference != other.largest_logit_difference
-        largest = max(one.largest_logit_difference, other.largest_logit_difference)
-        assert half.manifest.decoding.margin_tolerance >= export_module.MARGIN_FACTOR * largest
+
+    @pytest.mark.parametrize("differences", [(0.01, 0.002), (0.002, 0.01)])
+    def test_the_tolerance_absorbs_the_rounding_of_both(self, case, full, monkeypatch, differences):
+        found = dict(zip(("decoder", "cuda_decoder"), differences, strict=True))
+        monkeypatch.setattr(
+            export_module,
+            "_parity",
+            lambda _bundle, decoder, _want: replace(
+                full.manifest.parity, largest_logit_difference=found[decoder.name]
+            ),
+        )
+        manifest = export_module._measured(full.path, full.manifest, case.want())
+        assert manifest.decoding.margin_tolerance == pytest.approx(4 * 0.01)
+        assert manifest.parity.largest_logit_difference == differences[0]
+        assert manifest.graphs.cuda_decoder.parity.largest_logit_difference == differences[1]
 
     def test_a_decoder_that_computes_something_else_is_not_exported(self, case, full):
         """Here one that is told of the position before."""
@@ -271,6 +284,12 @@ def computed_index(model):
     attention(model).input[5] = "elsewhere"
 
 
+def computed_cache(model):
+    """A cache by its name, but none that the runtime allocates."""
+    model.graph.node.insert(0, onnx.helper.make_node("Identity", ["past.0.key"], ["past.99.key"]))
+    attention(model).input[3] = "past.99.key"
+
+
 HOSTILE = {
     "no second operator set": (
         lambda m: m.opset_import.pop(),
@@ -320,6 +339,7 @@ HOSTILE = {
         lambda m: attention(m).input.__setitem__(slice(5, 7), ["total_length", "last_index"]),
         "reads 'total_length' as input 5",
     ),
+    "a cache that the graph computes": (computed_cache, "reads 'past.99.key' as input 3"),
     "no cache": (
         lambda m: attention(m).input.__setitem__(3, ""),
         r"reads '' as input 3; only the graph's own input past",
