@@ -7,9 +7,12 @@ CUDA has no kernel.
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
+import re
 import shutil
+from contextlib import redirect_stdout
 
 import numpy as np
 import onnx
@@ -25,7 +28,7 @@ from edgers_engines.engine import open_backend
 from edgers_engines.errors import BundleError, InputError
 from edgers_engines.graph_shapes import steps
 from edgers_engines.manifest import Manifest
-from edgers_engines.memory_plan import peak_bytes
+from edgers_engines.memory_plan import peak_bytes, plan_memory
 from edgers_engines.onnx_graph import read_graph
 from edgers_engines.onnxruntime import OnnxRuntimeBackend
 from edgers_engines.records import dump, parse
@@ -50,9 +53,23 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def half(checkpoint):
+def exported(checkpoint):
+    """What the command said, and where the bundle is."""
+    out, said = checkpoint.parent / "half", io.StringIO()
+    with redirect_stdout(said):
+        export(checkpoint, out, "fp16")
+    return said.getvalue(), out
+
+
+def export(checkpoint, out, precision):
+    options = ["--out", str(out), "--precision", precision, "--cuda-decoder"]
+    return cli.main(["export", str(checkpoint), *options], standalone_mode=False)
+
+
+@pytest.fixture(scope="module")
+def half(exported):
     """In half precision, as CUDA takes it."""
-    return export_bundle(checkpoint, checkpoint.parent / "half", precision="fp16", cuda_decoder=True)
+    return Bundle.load(exported[1])
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +194,10 @@ class TestFiles:
         sizes = half.manifest.dimensions
         assert [length for _, length in tables] == 2 * [sizes.max_length * sizes.head_dim // 2 * 2]
 
+    def test_memory_is_planned_by_the_files(self, half):
+        sizes = [path.stat().st_size for path in half.path.iterdir() if path.name != MANIFEST]
+        assert plan_memory(half).weights == sum(sizes)
+
     def test_a_bundle_without_it_says_nothing_of_it_and_keeps_its_digest(self, demo_bundle):
         text = (demo.BUNDLE / MANIFEST).read_bytes()
         assert dump(parse(text, Manifest)) == text
@@ -227,6 +248,9 @@ class TestChoice:
             "graphs.decoder",
         ]
 
+    def test_the_export_says_how_it_compares(self, exported):
+        assert re.search(r"/128 tokens as PyTorch .*, with decoder.cuda.onnx \d+/128 tokens", exported[0])
+
     def test_inspect_shows_it(self, half, capsys):
         assert cli.main(["inspect", str(half.path)], standalone_mode=False) == 0
         out = " ".join(capsys.readouterr().out.split())
@@ -237,12 +261,12 @@ class TestChoice:
 class TestRefused:
     def test_another_precision_before_anything_is_read(self, tmp_path):
         with pytest.raises(InputError, match="no kernel for fp32; add --precision fp16"):
-            export_bundle(tmp_path / "nothing", tmp_path / "out", cuda_decoder=True)
+            export(tmp_path, tmp_path / "out", "fp32")
 
     def test_heads_that_it_cannot_rotate(self, tmp_path):
         """The demo's have 24 values."""
         with pytest.raises(ExportError, match="heads of a multiple of 16; this decoder's have 24"):
-            export_bundle(CHECKPOINT, tmp_path / "out", precision="fp16", cuda_decoder=True)
+            export(CHECKPOINT, tmp_path / "out", "fp16")
 
     def test_a_bundle_in_a_precision_that_it_has_no_kernel_for(self, full):
         with pytest.raises(BundleError, match=r"cuda_decoder, whose operators compute in fp16; \$.precision"):
