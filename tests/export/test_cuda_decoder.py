@@ -28,7 +28,7 @@ from edgers_engines.engine import open_backend
 from edgers_engines.errors import BundleError, InputError
 from edgers_engines.graph_shapes import steps
 from edgers_engines.manifest import Manifest
-from edgers_engines.memory_plan import peak_bytes, plan_memory
+from edgers_engines.memory_plan import _scratch, peak_bytes, plan_memory
 from edgers_engines.onnx_graph import read_graph
 from edgers_engines.onnxruntime import OnnxRuntimeBackend
 from edgers_engines.records import dump, parse
@@ -194,6 +194,11 @@ class TestFiles:
         sizes = half.manifest.dimensions
         assert [length for _, length in tables] == 2 * [sizes.max_length * sizes.head_dim // 2 * 2]
 
+    def test_nothing_is_left_in_it_that_no_node_reads(self, half):
+        graph = onnx.load_from_string(half.read("decoder.cuda.onnx")).graph
+        read = {name for node in graph.node for name in node.input}
+        assert {value.name for value in (*graph.initializer, *graph.input)} == read
+
     def test_memory_is_planned_by_the_files(self, half):
         sizes = [path.stat().st_size for path in half.path.iterdir() if path.name != MANIFEST]
         assert plan_memory(half).weights == sum(sizes)
@@ -216,7 +221,10 @@ class TestFiles:
         """It never has the scores of an attention."""
         graphs, sizes = full.manifest.graphs, {"batch": 1, "seq": 200, "max_len": 256}
         standard = peak_bytes(full.read(graphs.decoder.file), sizes)
-        assert peak_bytes(full.read(graphs.cuda_decoder.file), sizes, for_cuda=True) < standard
+        content = full.read(graphs.cuda_decoder.file)
+        assert peak_bytes(content, sizes, for_cuda=True) < standard
+        attentions = [step for step in steps(content, sizes) if step.operator == "GroupQueryAttention"]
+        assert [_scratch(step) for step in attentions] == 2 * [200 * 64 * 4], "the rotated query"
 
 
 class TestChoice:
