@@ -197,7 +197,7 @@ class TestFiles:
     def test_nothing_is_left_in_it_that_no_node_reads(self, half):
         graph = onnx.load_from_string(half.read("decoder.cuda.onnx")).graph
         read = {name for node in graph.node for name in node.input}
-        assert {value.name for value in (*graph.initializer, *graph.input)} == read
+        assert {value.name for value in (*graph.initializer, *graph.input)} <= read
 
     def test_memory_is_planned_by_the_files(self, half):
         sizes = [path.stat().st_size for path in half.path.iterdir() if path.name != MANIFEST]
