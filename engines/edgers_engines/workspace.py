@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from edgers_engines.graph_record import Graph
     from edgers_engines.vlm import VisionLanguageModel
 
+# Of what is predicted: ONNX Runtime took about 1.7 times as much for LLaVA-1.5-7B's graphs with the standard
+# decoder, twice as much with the one for CUDA (bench/results/gpu.md: memory in use, less two copies of the
+# weights), for it cuts its memory into pieces.
+_TAKEN = 2
 _UNIT = 64  # positions are rounded up to it: a graph is read anew for few questions
 
 
@@ -73,7 +77,7 @@ class Workspace:
         key = _rounded(new, length)
         if key not in self._rows:
             sizes = {"batch": 1, "seq": key[0], "max_len": key[1]}
-            self._rows[key] = self._vision + self._computing(self._decoder, sizes)
+            self._rows[key] = _TAKEN * (self._vision + self._computing(self._decoder, sizes))
         return self._rows[key]
 
     @cached_property

@@ -162,12 +162,16 @@ def _sorted(graph: Any, nodes: list[Any]) -> list[Any]:  # noqa: ANN401  as abov
     there = {"", *_TABLES, *(name for name, _ in _GIVEN), *(value.name for value in values)}
     done: list[Any] = []
     while nodes:
-        ready = [node for node in nodes if there.issuperset(node.input)]
-        if not ready:
+        later = []
+        for node in nodes:
+            if there.issuperset(node.input):
+                done.append(node)
+                there.update(node.output)
+            else:
+                later.append(node)
+        if len(later) == len(nodes):
             raise ExportError(f"the decoder for CUDA lacks {sorted(set(nodes[0].input) - there)}")
-        done += ready
-        there.update(name for node in ready for name in node.output)
-        nodes = [node for node in nodes if not there.issuperset(node.output)]
+        nodes = later
     return done
 
 
