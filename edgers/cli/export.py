@@ -35,8 +35,15 @@ if TYPE_CHECKING:
 @click.option(
     "--quantize",
     "quantization",
-    type=click.Choice(["int8-weights", "int4-weights"]),
-    help="Store the weights of the decoder's layers in fewer bits; again another base classifier.",
+    type=click.Choice(["int8-weights", "int4-weights", "int8"]),
+    help="Store the weights of the decoder's layers in fewer bits, or multiply 8-bit numbers in all layers; "
+    "again another base classifier.",
+)
+@click.option(
+    "--calibrate",
+    type=PATH,
+    metavar="FOLDER",
+    help="Images like those to be asked about, whose largest inputs become the scales of int8.",
 )
 @click.option("--max-length", type=int, help="Positions for image, prompt and answer  [default: all]")
 @click.option(
@@ -58,6 +65,7 @@ def command(
     out: Path,
     precision: Precision,
     quantization: Quantization | None,
+    calibrate: Path | None,
     max_length: int | None,
     opset: int,
     rules_paths: tuple[Path, ...],
@@ -65,9 +73,14 @@ def command(
     as_json: bool,
 ) -> int:
     """Turn a local Hugging Face LLaVA checkpoint into a bundle, and compare it with PyTorch."""
+    from edgers.collect import images_in
+
     check_new(out)  # before torch is imported, which takes a while
     if not checkpoint.is_dir():
         raise InputError(f"there is no folder {checkpoint}: download the checkpoint first, nothing here does")
+    if (quantization == "int8") != (calibrate is not None):
+        raise click.UsageError("--quantize int8 needs --calibrate FOLDER, and nothing else does")
+    images = images_in([calibrate]) if calibrate else []
     oracles = _read_rules(rules_paths)
     start = time.perf_counter()
     with _stages() as progress:
@@ -80,6 +93,7 @@ def command(
             oracles=oracles,
             precision=precision,
             quantization=quantization,
+            calibration=images,
             opset=opset,
             max_length=max_length,
             progress=progress,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,14 @@ import onnx
 import torch
 import transformers
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from edgers_engines import self_test
 from edgers_engines.atomic import check_new, new_folder
 from edgers_engines.bundle import MANIFEST, Bundle
+from edgers_engines.errors import InputError
 from edgers_engines.fields import NAME
+from edgers_engines.image import CameraImage, Preparation, prepare
 from edgers_engines.manifest import (
     ACTIVATIONS,
     SCHEMA_VERSION,
@@ -30,6 +34,7 @@ from edgers_engines.manifest import (
     Provenance,
     Quantization,
 )
+from edgers_engines.noise import Stream, noisy_copies, to_lattice
 from edgers_engines.oracle_record import Rules
 from edgers_engines.records import dump
 from edgers_engines.version import __version__
@@ -49,7 +54,7 @@ from edgers_export.llava import (
 from edgers_export.onnx import WEIGHTS, GraphWriter
 from edgers_export.parity import Reference, compare, reference
 from edgers_export.processor import read_normalisation, read_preparation
-from edgers_export.quantization import quantize
+from edgers_export.quantization import largest_inputs, quantize
 from edgers_export.template import prompt_ids, read_template, read_tokenizer
 
 OPSET = 24  # the first with TensorScatter and with Attention over a cache written in place
@@ -64,6 +69,7 @@ LEAST_EQUAL: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.95, "bf16": 0.95}
 TOKENIZER = "tokenizer.json"
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _PARITY_ROWS, _PARITY_STEPS = 8, 16
+_CALIBRATION_SIGMAS, _CALIBRATION_STEPS = (0.12, 0.25, 0.5), 4
 _PARITY_PROMPT = "What should the robot do?"
 _UNMEASURED = Parity(
     tokens=1, equal_tokens=0, largest_logit_difference=math.inf, largest_feature_difference=math.inf
@@ -81,6 +87,7 @@ def export_bundle(
     oracles: tuple[Rules, ...] = (),
     precision: Precision = "fp32",
     quantization: Quantization | None = None,
+    calibration: Sequence[Path] = (),
     opset: int = OPSET,
     max_length: int | None = None,
     max_new_tokens: int = 32,
@@ -99,6 +106,8 @@ def export_bundle(
         oracles: rule oracles to carry.
         precision: of weights and activations; canvas and logits are float32 in all.
         quantization: what is narrower besides.
+        calibration: for "int8", images like those that will be asked about: the largest inputs of each layer,
+            over noisy copies of them, become its scales.
         opset: of the graphs.
         max_length: positions for prompt, image and answer; all the decoder has unless given.
         max_new_tokens: where free answers end at the latest.
@@ -108,10 +117,12 @@ def export_bundle(
         The bundle, loaded back from `out`.
 
     Raises:
-        InputError: `out` is there already.
+        InputError: `out` is there already, or "int8" lacks images, or one cannot be read.
         ExportError: the checkpoint lacks something, or the graphs do not answer as PyTorch does.
     """
     name = _checked_name(name or _NOT_IN_A_NAME.sub("-", out.name).strip("-._") or "bundle")
+    if (quantization == "int8") != bool(calibration):
+        raise InputError("int8 needs images to calibrate by (--calibrate), and nothing else does")
     out.parent.mkdir(parents=True, exist_ok=True)
     check_new(out)
     with new_folder(out) as scratch:
@@ -123,6 +134,7 @@ def export_bundle(
             oracles=oracles,
             precision=precision,
             quantization=quantization,
+            calibration=calibration,
             opset=opset,
             max_length=max_length,
             max_new_tokens=max_new_tokens,
@@ -144,6 +156,7 @@ def _write(
     oracles: tuple[Rules, ...],
     precision: Precision,
     quantization: Quantization | None,
+    calibration: Sequence[Path],
     opset: int,
     max_length: int | None,
     max_new_tokens: int,
@@ -161,12 +174,16 @@ def _write(
     ids = prompt_ids(tokenizer, template, _PARITY_PROMPT)
     _check_length(positions, image_tokens(model.config, preparation.canvas_size), ids)
     end_tokens = source.end_tokens
-    stored = getattr(torch, ACTIVATIONS[precision])
+    vision, stored = Vision(model, normalisation), getattr(torch, ACTIVATIONS[precision])
+    if calibration:
+        progress("calibrate")
+    with largest_inputs(model) as inputs:
+        for canvases in map(partial(_noisy, preparation=preparation), calibration):
+            reference(model, vision, ids, _PARITY_PROMPT, canvases=canvases, steps=_CALIBRATION_STEPS)
     if quantization:
-        quantize(model, quantization, stored)
+        quantize(model, quantization, stored, inputs)
     round_weights(model, stored)  # the bundle is what is stored, so this is the model that PyTorch is asked
     progress("ask PyTorch")
-    vision = Vision(model, normalisation)
     want = reference(
         model,
         vision,
@@ -236,6 +253,15 @@ def _measured(scratch: Path, manifest: Manifest, want: Reference) -> Manifest:
         )
     decoding = replace(manifest.decoding, margin_tolerance=tolerance)
     return replace(manifest, parity=parity, decoding=decoding)
+
+
+def _noisy(image: Path, preparation: Preparation) -> NDArray[np.float32]:
+    """Copies of an image with little noise and with more, which scales are taken from."""
+    canvas = to_lattice(prepare(CameraImage.of(image), preparation))
+    out = np.empty((len(_CALIBRATION_SIGMAS), *canvas.shape), np.float32)
+    for row, sigma in zip(out, _CALIBRATION_SIGMAS, strict=True):
+        noisy_copies(canvas, sigma, seed=0, stream=Stream.SELECTION, first=0, out=row[None])
+    return out
 
 
 def _checked_name(name: str) -> str:
