@@ -66,6 +66,7 @@ MARGIN_FACTOR = 4.0
 FINEST_MARGIN = 2.0**-18
 # Half precision may decide a near tie otherwise; the margin tolerance that follows is as wide.
 LEAST_EQUAL: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.95, "bf16": 0.95}
+LEAST_EQUAL_ROUNDED = 0.95  # in int8: what a layer gets may be rounded to the next code
 TOKENIZER = "tokenizer.json"
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _PARITY_ROWS, _PARITY_STEPS = 8, 16
@@ -237,7 +238,9 @@ def _measured(scratch: Path, manifest: Manifest, want: Reference) -> Manifest:
     parsed = [file for file in manifest.files if file.path != manifest.weights]
     contents = {file.path: (scratch / file.path).read_bytes() for file in parsed}
     parity = compare(VisionLanguageModel(Bundle(scratch, manifest, digest="", contents=contents)), want)
-    if parity.equal_tokens < LEAST_EQUAL[manifest.precision] * parity.tokens:
+    kind = manifest.quantization
+    least = LEAST_EQUAL_ROUNDED if kind == "int8" else LEAST_EQUAL[manifest.precision]
+    if parity.equal_tokens < least * parity.tokens:
         raise ExportError(
             f"the exported graphs gave {parity.equal_tokens} of {parity.tokens} tokens as PyTorch did "
             f"(largest logit difference {parity.largest_logit_difference:.2g}): they are not the same model"
@@ -246,10 +249,11 @@ def _measured(scratch: Path, manifest: Manifest, want: Reference) -> Manifest:
     tolerance = max(MARGIN_FACTOR * parity.largest_logit_difference, rounding)
     second, best = np.moveaxis(np.partition(want.logits, -2, axis=-1)[..., -2:], -1, 0)
     if tolerance > (lead := float(np.median(best - second))):
+        narrow = ([kind] if kind else []) + ([manifest.precision] if manifest.precision != "fp32" else [])
         raise ExportError(
-            f"{manifest.precision} is too coarse for this checkpoint: the margin tolerance would be "
-            f"{tolerance:.2g}, but the best token leads by {lead:.2g} in the median"
-            + ("; export it in fp32" if manifest.precision != "fp32" else "")
+            f"{' in '.join(narrow) or 'fp32'} is too coarse for this checkpoint: the margin tolerance would "
+            f"be {tolerance:.2g}, but the best token leads by {lead:.2g} in the median"
+            + (f"; export it without {' or '.join(narrow)}" if narrow else "")
         )
     decoding = replace(manifest.decoding, margin_tolerance=tolerance)
     return replace(manifest, parity=parity, decoding=decoding)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from types import SimpleNamespace
 
+import click
 import numpy as np
 import onnx
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from edgers import demo
+from edgers.cli import cli
 from edgers_engines import tensorrt_plan
 from edgers_engines.bundle import Bundle
 from edgers_engines.errors import InputError
@@ -229,6 +231,12 @@ def test_integers_are_multiplied_in_the_decoder_and_in_the_vision_tower(case):
     rounded = bundle.manifest.quantization == "int8"
     assert ("QuantizeLinear" in graphs["vision"]) == ("QuantizeLinear" in graphs["decoder"]) == rounded
     assert ("DequantizeLinear" in graphs["vision"]) == rounded
+
+
+def test_the_command_asks_for_images_before_anything_else(tmp_path):
+    arguments = ["export", str(CHECKPOINT), "--out", str(tmp_path / "out"), "--quantize", "int8"]
+    with pytest.raises(click.UsageError, match="int8 needs --calibrate FOLDER"):
+        cli.main(arguments, standalone_mode=False)
 
 
 def test_int8_without_images_and_images_without_int8_are_refused(tmp_path):
