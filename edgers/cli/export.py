@@ -51,8 +51,15 @@ class Frame(click.ParamType[tuple[int, int]]):
 @click.option(
     "--quantize",
     "quantization",
-    type=click.Choice(["int8-weights", "int4-weights"]),
-    help="Store the weights of the decoder's layers in fewer bits; again another base classifier.",
+    type=click.Choice(["int8-weights", "int4-weights", "int8"]),
+    help="Store the weights of the decoder's layers in fewer bits, or multiply 8-bit numbers in all layers; "
+    "again another base classifier.",
+)
+@click.option(
+    "--calibrate",
+    type=PATH,
+    metavar="FOLDER",
+    help="Images like those to be asked about, whose largest inputs become the scales of int8.",
 )
 @click.option(
     "--frame",
@@ -94,6 +101,7 @@ def command(
     pool: int,
     cuda_decoder: bool,
     quantization: Quantization | None,
+    calibrate: Path | None,
     max_length: int | None,
     opset: int,
     rules_paths: tuple[Path, ...],
@@ -101,9 +109,14 @@ def command(
     as_json: bool,
 ) -> int:
     """Turn a local Hugging Face LLaVA checkpoint into a bundle, and compare it with PyTorch."""
+    from edgers.collect import images_in
+
     check_new(out)  # before torch is imported, which takes a while
     if not checkpoint.is_dir():
         raise InputError(f"there is no folder {checkpoint}: download the checkpoint first, nothing here does")
+    if (quantization == "int8") != (calibrate is not None):
+        raise click.UsageError("--quantize int8 needs --calibrate FOLDER, and nothing else does")
+    images = images_in([calibrate]) if calibrate else []
     oracles = _read_rules(rules_paths)
     start = time.perf_counter()
     with _stages() as progress:
@@ -119,6 +132,7 @@ def command(
             pool=pool,
             cuda_decoder=cuda_decoder,
             quantization=quantization,
+            calibration=images,
             opset=opset,
             max_length=max_length,
             progress=progress,

@@ -293,6 +293,10 @@ def _dequantize(inputs: Inputs, _: Mapping[str, Any]) -> list[Known]:
     return [Known(inputs[1].dtype, inputs[0].shape)]
 
 
+def _quantize(inputs: Inputs, _: Mapping[str, Any]) -> list[Known]:
+    return [Known(inputs[2].dtype, inputs[0].shape)]
+
+
 def _filled(inputs: Inputs, attributes: Mapping[str, Any]) -> list[Known]:
     like = attributes.get("value")
     return [Known(like.dtype if like else "float32", tuple(inputs[0].numbers.tolist()))]
@@ -341,6 +345,7 @@ _RULES: dict[str, Rule] = {
     "GroupQueryAttention": _group_query_attention,
     "MatMul": _matmul,
     "Pad": _pad,
+    "QuantizeLinear": _quantize,
     "Range": _range,
     "Reshape": _reshape,
     "Shape": _shape,

@@ -177,13 +177,13 @@ DTYPES: dict[int, tuple[str, int]] = {
 }
 BITS = dict(DTYPES.values())
 
-QUANTIZERS = frozenset({"DequantizeLinear"})  # their scale and zero point are inputs
+QUANTIZERS = frozenset({"DequantizeLinear", "QuantizeLinear"})  # their scale and zero point are inputs
 
 # Operators of the standard domain whose result is a function of their inputs alone, that end, and that vision
 # towers, projectors, decoders and small text encoders are exported to. Not on the list, among others:
 # If, Loop, Scan (subgraphs; a Loop need not end); Random*, Bernoulli, Multinomial, Dropout (not a function of
 # the inputs); BatchNormalization (couples rows when training); DynamicQuantizeLinear (one scale for the whole
-# batch makes a row's answer depend on its neighbours; DequantizeLinear's are stored, which `onnx_graph`
+# batch makes a row's answer depend on its neighbours; QuantizeLinear's are stored, which `onnx_graph`
 # checks); ScatterND, ScatterElements (repeated indices race on a GPU); NonZero, Unique, Compress (shapes that
 # depend on values); strings, sequences, optionals, images.
 OPERATORS = frozenset(
@@ -203,8 +203,8 @@ OPERATORS = frozenset(
         *("ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"),
         # attention, its positions, and the cache written in place
         *("Attention", "RotaryEmbedding", "TensorScatter"),
-        # numbers that are stored in fewer bits
-        "DequantizeLinear",
+        # rounding to stored scales
+        *("DequantizeLinear", "QuantizeLinear"),
         # shapes and constants
         *("Cast", "CastLike", "Constant", "ConstantOfShape", "Expand", "Flatten", "Identity", "Range"),
         *("Reshape", "Shape", "Size", "Squeeze", "Unsqueeze"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import onnx
 import torch
 import transformers
 from msgspec.structs import asdict, replace
+from numpy.typing import NDArray
 
 from edgers_engines import decoder_graph, self_test
 from edgers_engines.atomic import check_new, new_folder
@@ -20,6 +22,7 @@ from edgers_engines.bundle import MANIFEST, Bundle
 from edgers_engines.decoder_graph import DecoderGraph, standard_decoder
 from edgers_engines.errors import InputError
 from edgers_engines.fields import NAME
+from edgers_engines.image import CameraImage, Preparation, prepare
 from edgers_engines.manifest import (
     ACTIVATIONS,
     CUDA_PRECISIONS,
@@ -34,6 +37,7 @@ from edgers_engines.manifest import (
     Provenance,
     Quantization,
 )
+from edgers_engines.noise import Stream, noisy_copies, to_lattice
 from edgers_engines.oracle_record import Rules
 from edgers_engines.records import dump
 from edgers_engines.version import __version__
@@ -45,7 +49,7 @@ from edgers_export.errors import ExportError
 from edgers_export.llava import dimensions, halve, longest, round_weights, write_graphs
 from edgers_export.onnx import WEIGHTS, GraphWriter
 from edgers_export.parity import Reference, compare, reference
-from edgers_export.quantization import quantize
+from edgers_export.quantization import largest_inputs, quantize
 from edgers_export.template import prompt_ids, read_template, read_tokenizer
 from edgers_export.vision import check_frame, read_vision
 
@@ -58,9 +62,11 @@ MARGIN_FACTOR = 4.0
 FINEST_MARGIN = 2.0**-18
 # Half precision may decide a near tie otherwise; the margin tolerance that follows is as wide.
 LEAST_EQUAL: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.95, "bf16": 0.95}
+LEAST_EQUAL_ROUNDED = 0.95  # in int8: what a layer gets may be rounded to the next code
 TOKENIZER = "tokenizer.json"
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _PARITY_ROWS, _PARITY_STEPS = 8, 16
+_CALIBRATION_SIGMAS, _CALIBRATION_STEPS = (0.12, 0.25, 0.5), 4
 _PARITY_PROMPT = "What should the robot do?"
 _UNMEASURED = Parity(
     tokens=1, equal_tokens=0, largest_logit_difference=math.inf, largest_feature_difference=math.inf
@@ -81,6 +87,7 @@ def export_bundle(
     pool: int = 1,
     cuda_decoder: bool = False,
     quantization: Quantization | None = None,
+    calibration: Sequence[Path] = (),
     opset: int = OPSET,
     max_length: int | None = None,
     max_new_tokens: int = 32,
@@ -99,6 +106,8 @@ def export_bundle(
         oracles: rule oracles to carry.
         precision: of weights and activations; canvas and logits are float32 in all.
         quantization: what is narrower besides.
+        calibration: for "int8", images like those that will be asked about: the largest inputs of each layer,
+            over noisy copies of them, become its scales.
         frame: height and width of the camera's images, for families that cut them into tiles.
         pool: how many neighbouring image features along each side become one; the certified model is the one
             that sees their averages.
@@ -113,10 +122,14 @@ def export_bundle(
         The bundle, loaded back from `out`.
 
     Raises:
-        InputError: `out` is there already, or a decoder for CUDA is asked for in another precision.
+        InputError: `out` is there already, a decoder for CUDA is asked for in another precision, or "int8"
+            lacks images.
+        ImageError: one of these cannot be read.
         ExportError: the checkpoint lacks something, or the graphs do not answer as PyTorch does.
     """
     name = _checked_name(name or _NOT_IN_A_NAME.sub("-", out.name).strip("-._") or "bundle")
+    if (quantization == "int8") != bool(calibration):
+        raise InputError("int8 needs images to calibrate by (--calibrate), and nothing else does")
     out.parent.mkdir(parents=True, exist_ok=True)
     check_new(out)
     if cuda_decoder:
@@ -133,6 +146,7 @@ def export_bundle(
             pool=pool,
             cuda_decoder=cuda_decoder,
             quantization=quantization,
+            calibration=calibration,
             opset=opset,
             max_length=max_length,
             max_new_tokens=max_new_tokens,
@@ -157,6 +171,7 @@ def _write(
     pool: int,
     cuda_decoder: bool,
     quantization: Quantization | None,
+    calibration: Sequence[Path],
     opset: int,
     max_length: int | None,
     max_new_tokens: int,
@@ -178,8 +193,13 @@ def _write(
     if cuda_decoder:
         check_heads(sizes.head_dim)
     stored = getattr(torch, ACTIVATIONS[precision])
+    if calibration:
+        progress("calibrate")
+    with largest_inputs(model) as inputs:
+        for canvases in map(partial(_noisy, preparation=preparation), calibration):
+            reference(model, vision, ids, _PARITY_PROMPT, canvases=canvases, steps=_CALIBRATION_STEPS)
     if quantization:
-        quantize(model, quantization, stored)
+        quantize(model, quantization, stored, inputs)
     round_weights(model, stored)  # the bundle is what is stored, so this is the model that PyTorch is asked
     progress("ask PyTorch")
     want = reference(
@@ -254,10 +274,12 @@ def _measured(scratch: Path, manifest: Manifest, want: Reference) -> Manifest:
     tolerance = max(MARGIN_FACTOR * largest, rounding)
     second, best = np.moveaxis(np.partition(want.logits, -2, axis=-1)[..., -2:], -1, 0)
     if tolerance > (lead := float(np.median(best - second))):
+        kind = manifest.quantization
+        narrow = ([kind] if kind else []) + ([manifest.precision] if manifest.precision != "fp32" else [])
         raise ExportError(
-            f"{manifest.precision} is too coarse for this checkpoint: the margin tolerance would be "
-            f"{tolerance:.2g}, but the best token leads by {lead:.2g} in the median"
-            + ("; export it in fp32" if manifest.precision != "fp32" else "")
+            f"{' in '.join(narrow) or 'fp32'} is too coarse for this checkpoint: the margin tolerance would "
+            f"be {tolerance:.2g}, but the best token leads by {lead:.2g} in the median"
+            + (f"; export it without {' or '.join(narrow)}" if narrow else "")
         )
     decoding = replace(manifest.decoding, margin_tolerance=tolerance)
     return replace(manifest, parity=parity, decoding=decoding, graphs=graphs)
@@ -269,8 +291,10 @@ def _parity(bundle: Bundle, decoder: DecoderGraph, want: Reference) -> Parity:
     Raises:
         ExportError: they are not the same model.
     """
+    manifest = bundle.manifest
+    least = LEAST_EQUAL_ROUNDED if manifest.quantization == "int8" else LEAST_EQUAL[manifest.precision]
     parity = compare(VisionLanguageModel(bundle, decoder=decoder), want)
-    if parity.equal_tokens < LEAST_EQUAL[bundle.manifest.precision] * parity.tokens:
+    if parity.equal_tokens < least * parity.tokens:
         raise ExportError(
             f"the exported graphs gave {parity.equal_tokens} of {parity.tokens} tokens as PyTorch did "
             f"(largest logit difference {parity.largest_logit_difference:.2g}, with {decoder.graph.file}): "
@@ -290,6 +314,15 @@ def check_cuda_precision(precision: Precision) -> None:
             f"--cuda-decoder is for {', '.join(CUDA_PRECISIONS)}: on CUDA its operators have no kernel for "
             f"{precision}; add --precision {CUDA_PRECISIONS[0]}, or leave it out"
         )
+
+
+def _noisy(image: Path, preparation: Preparation) -> NDArray[np.float32]:
+    """Copies of an image with little noise and with more, which scales are taken from."""
+    canvas = to_lattice(prepare(CameraImage.of(image), preparation))
+    out = np.empty((len(_CALIBRATION_SIGMAS), *canvas.shape), np.float32)
+    for row, sigma in zip(out, _CALIBRATION_SIGMAS, strict=True):
+        noisy_copies(canvas, sigma, seed=0, stream=Stream.SELECTION, first=0, out=row[None])
+    return out
 
 
 def _checked_name(name: str) -> str:

@@ -19,6 +19,7 @@ from msgspec import convert
 from numpy.typing import NDArray
 
 from edgers_engines.graph_record import Graph, Tensor
+from edgers_engines.onnx_schema import QUANTIZERS
 
 WEIGHTS = "weights.bin"
 _INLINE_BYTES = 1024  # smaller tensors stay in the graph: shapes and axes that a runtime's optimizer reads
@@ -143,11 +144,11 @@ class GraphWriter:
 def _narrow(graph: Any) -> None:  # noqa: ANN401  onnx_ir's graph
     """Weights that are dequantized in blocks have 4 bits, which PyTorch has no type for: it gave them 8."""
     for node in graph:
-        if node.op_type != "DequantizeLinear":
-            continue
-        codes = node.inputs[0]
-        node.name = f"widen {codes.name}"  # TensorRT numbers parts of other nodes, and met the old name
+        if node.op_type in QUANTIZERS:
+            # TensorRT numbers parts of other nodes by itself, and met the exporter's name of such a one.
+            node.name = f"{node.op_type} {node.outputs[0].name}"
         if "block_size" in node.attributes:
+            codes = node.inputs[0]
             narrow = codes.const_value.numpy().astype(onnx_ir.DataType.INT4.numpy())
             codes.const_value = onnx_ir.Tensor(narrow, dtype=onnx_ir.DataType.INT4, name=codes.name)
             codes.dtype = onnx_ir.DataType.INT4

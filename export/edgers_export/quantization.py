@@ -1,13 +1,15 @@
-"""Weights of the decoder's linear layers as small integers: symmetric, each rounded to the nearest.
+"""Linear layers in small integers: symmetric, each number rounded to the nearest, all scales stored.
 
-A quantized checkpoint is another model, the one whose weights are `codes * scales`; PyTorch in float32 with
-these weights is what its graphs are compared with. No data is needed, and nothing about a batch is measured:
-no row's answer depends on its neighbours.
+A quantized checkpoint is another model, the one with the rounded weights and, in "int8", the rounded inputs
+of its layers; PyTorch in float32 with these is what its graphs are compared with. Nothing about a batch is
+measured when it runs: no row's answer depends on its neighbours.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,85 +19,157 @@ from edgers_export.errors import ExportError
 
 # The sizes of block that TensorRT has kernels for, and a smaller one for small models; the first that fits.
 BLOCKS = (128, 64, 32)
-_LARGEST = {"int8-weights": 127, "int4-weights": 7}  # codes are symmetric: the most negative one is not used
+# Codes of weights are symmetric: the most negative one is not used.
+_LARGEST: dict[Quantization, int] = {"int8": 127, "int8-weights": 127, "int4-weights": 7}
+_LEAST_INPUT, _LARGEST_INPUT = -128, 127
 
 
 class QuantizedLinear(nn.Module):
     """A linear layer of which codes and scales are stored: y = x · (codes * scales) + bias.
 
-    codes: int8 [in, out]. scales: [in / block, out], or [out] where a column is one block.
+    codes: int8 [in, out]. scales: [in / block, out], or [out] where a column is one block. input_scale: []
+    where x is rounded too, to multiples of it.
     """
 
     codes: Tensor
+    zero: Tensor
 
-    def __init__(self, codes: Tensor, scales: Tensor, bias: nn.Parameter | None) -> None:
+    def __init__(
+        self, codes: Tensor, scales: Tensor, bias: nn.Parameter | None, input_scale: Tensor | None
+    ) -> None:
         super().__init__()
         self.register_buffer("codes", codes)
-        # A parameter, so that it follows the model to another type.
+        self.register_buffer("zero", torch.zeros((), dtype=torch.int8))
+        # Parameters, so that they follow the model to another type.
         self.scales = nn.Parameter(scales, requires_grad=False)
+        self.input_scale = None if input_scale is None else nn.Parameter(input_scale, requires_grad=False)
         self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        weight = self._traced_weight() if torch.onnx.is_in_onnx_export() else self.weight
-        product = x @ weight
+        traced = torch.onnx.is_in_onnx_export()
+        if self.input_scale is not None:
+            x = self._traced_input(x, self.input_scale) if traced else _rounded(x, self.input_scale)
+        product = x @ (self._traced_weight() if traced else self.weight)
         return product if self.bias is None else product + self.bias
 
     @property
     def weight(self) -> Tensor:
         """What is multiplied by: [in, out], in the type of the scales."""
-        rows = self.codes.shape[0] // self.scales.shape[0] if self.scales.dim() == 2 else None
-        scales = self.scales if rows is None else self.scales.repeat_interleave(rows, 0)
+        scales = self.scales.repeat_interleave(self._block, 0) if self._block else self.scales
         return self.codes.to(scales.dtype) * scales
 
+    @property
+    def _block(self) -> int:
+        """Rows that share a scale; 0 where all do."""
+        return self.codes.shape[0] // self.scales.shape[0] if self.scales.dim() == 2 else 0
+
     def _traced_weight(self) -> Tensor:
-        blocks = self.scales.dim() == 2
-        attributes: dict[str, Any] = {"axis": 0 if blocks else 1}
-        if blocks:
-            attributes["block_size"] = self.codes.shape[0] // self.scales.shape[0]
-        widened: Tensor = torch.onnx.ops.symbolic(
-            "DequantizeLinear",
-            (self.codes, self.scales),
-            attributes,
-            dtype=self.scales.dtype,
-            shape=self.codes.shape,
-            version=21,
-        )
-        return widened
+        where = {"axis": 0, "block_size": self._block} if self._block else {"axis": 1}
+        return _operator("DequantizeLinear", (self.codes, self.scales), self.scales.dtype, where)
+
+    def _traced_input(self, x: Tensor, scale: Tensor) -> Tensor:
+        codes = _operator("QuantizeLinear", (x, scale, self.zero), torch.int8, {})
+        return _operator("DequantizeLinear", (codes, scale, self.zero), x.dtype, {})
 
 
-def quantize(model: Any, kind: Quantization, scale_type: torch.dtype) -> None:  # noqa: ANN401  transformers is untyped
-    """Give the decoder's layers quantized weights; embeddings, norms and the head keep theirs.
+def _operator(
+    name: str, inputs: tuple[Tensor, ...], dtype: torch.dtype, attributes: dict[str, Any]
+) -> Tensor:
+    result: Tensor = torch.onnx.ops.symbolic(
+        name, inputs, attributes, dtype=dtype, shape=inputs[0].shape, version=21
+    )
+    return result
+
+
+def _rounded(x: Tensor, scale: Tensor) -> Tensor:
+    """QuantizeLinear and DequantizeLinear: halves to the even neighbour, what is too large to the largest."""
+    return (x / scale).round().clamp(_LEAST_INPUT, _LARGEST_INPUT) * scale
+
+
+class _Place(NamedTuple):
+    """A linear layer and where it hangs."""
+
+    parent: nn.Module
+    child: str
+    layer: nn.Linear
+    name: str
+
+
+@contextmanager
+def largest_inputs(model: Any) -> Iterator[dict[nn.Module, float]]:  # noqa: ANN401  transformers is untyped
+    """The largest magnitude among the inputs of each layer that "int8" quantizes, while the block runs.
+
+    Args:
+        model: `LlavaForConditionalGeneration` in float32, whose layers are still its own.
+    """
+    found: dict[nn.Module, float] = {}
+
+    def look(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        found[layer] = max(found.get(layer, 0.0), float(inputs[0].abs().max()))
+
+    with ExitStack() as stack:
+        for place in _places(model, "int8"):
+            stack.callback(place.layer.register_forward_pre_hook(look).remove)
+        yield found
+
+
+def quantize(
+    model: Any,  # noqa: ANN401  transformers is untyped
+    kind: Quantization,
+    scale_type: torch.dtype,
+    inputs: Mapping[nn.Module, float] | None = None,
+) -> None:
+    """Quantize the decoder's layers, in "int8" those of the vision tower too; all else stays.
 
     Args:
         model: `LlavaForConditionalGeneration` in float32.
-        kind: how wide the codes are.
+        kind: what is rounded, and how far.
         scale_type: the activations' type in the bundle: scales are rounded to it, and then codes are chosen.
+        inputs: for "int8", what `largest_inputs` found; a layer that is not in it was never asked, and stays.
 
     Raises:
         ExportError: a layer has too odd a size for blocks.
     """
-    for name, part in list(model.model.language_model.layers.named_modules()):
-        for child, layer in list(part.named_children()):
-            if isinstance(layer, nn.Linear):
-                setattr(part, child, _quantized(layer, kind, scale_type, f"{name}.{child}"))
+    for parent, child, layer, name in list(_places(model, kind)):
+        if kind != "int8":
+            setattr(parent, child, _quantized(layer, kind, scale_type, None, name))
+        elif inputs and layer in inputs:
+            setattr(parent, child, _quantized(layer, kind, scale_type, inputs[layer], name))
 
 
-def _quantized(layer: nn.Linear, kind: Quantization, scale_type: torch.dtype, name: str) -> QuantizedLinear:
+def _places(model: Any, kind: Quantization) -> Iterator[_Place]:  # noqa: ANN401  as above
+    parts = [("decoder", model.model.language_model.layers)]
+    if kind == "int8":
+        parts.append(("vision tower", model.model.vision_tower.vision_model.encoder.layers))
+    for part, layers in parts:
+        for name, parent in layers.named_modules():
+            for child, layer in parent.named_children():
+                if isinstance(layer, nn.Linear):
+                    yield _Place(parent, child, layer, f"the {part}'s layer {name}.{child}")
+
+
+def _quantized(
+    layer: nn.Linear, kind: Quantization, scale_type: torch.dtype, largest_input: float | None, name: str
+) -> QuantizedLinear:
     weight = layer.weight.detach().float().T  # [in, out]
-    size = weight.shape[0]
-    block = size if kind == "int8-weights" else _block(size, name)
+    size, largest = weight.shape[0], _LARGEST[kind]
+    block = _block(size, name) if kind == "int4-weights" else size
     blocks = weight.reshape(size // block, block, -1)
-    largest, type_of_scale = _LARGEST[kind], torch.finfo(scale_type)
-    scales = (blocks.abs().amax(1) / largest).to(scale_type).float()
-    # Weights that are all zero have the least scale there is, a subnormal one.
-    scales = scales.clamp(type_of_scale.smallest_normal * type_of_scale.eps, type_of_scale.max)
+    scales = _scale(blocks.abs().amax(1) / largest, scale_type)
     codes = (blocks / scales[:, None]).round().clamp(-largest, largest).to(torch.int8)
     return QuantizedLinear(
         codes.reshape(weight.shape).contiguous(),
-        scales[0].clone() if kind == "int8-weights" else scales,
+        scales if kind == "int4-weights" else scales[0].clone(),
         layer.bias,
+        None if largest_input is None else _scale(torch.tensor(largest_input / _LARGEST_INPUT), scale_type),
     )
+
+
+def _scale(exact: Tensor, scale_type: torch.dtype) -> Tensor:
+    """A number of this type, in float32; where all is zero, the least there is, a subnormal one."""
+    limits = torch.finfo(scale_type)
+    return exact.to(scale_type).float().clamp(limits.smallest_normal * limits.eps, limits.max)
 
 
 def _block(size: int, name: str) -> int:
@@ -103,6 +177,5 @@ def _block(size: int, name: str) -> int:
         if size % block == 0:
             return block
     raise ExportError(
-        f"the decoder's layer {name} has {size} inputs, which are no multiple of {BLOCKS[-1]}: export with "
-        "int8-weights"
+        f"{name} has {size} inputs, which are no multiple of {BLOCKS[-1]}: export with int8-weights"
     )

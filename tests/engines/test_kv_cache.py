@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from edgers_engines.bfloat16 import floats
 from edgers_engines.device import Host
 from edgers_engines.graph_record import held_as
 from edgers_engines.kv_cache import KVCache
@@ -35,6 +36,14 @@ def test_a_new_cache_is_zeros_of_every_layers_keys_and_values(dtype):
     for array in fresh.values():
         assert (array.shape, array.dtype) == ((ROWS, 2, LENGTH, 6), held_as(dtype))
         assert not array.any()
+
+
+def test_a_cache_of_bfloat16_is_filled_with_the_numbers_bits():
+    cache = KVCache(Host(), DIMENSIONS, ROWS, LENGTH, "bfloat16")
+    cache.fill(1e4, 2)
+    for array in cache.inputs(ROWS).values():
+        assert not array[:, :, :2].any()
+        assert np.allclose(floats(array[:, :, 2:]), 1e4, rtol=0.01)
 
 
 @pytest.mark.parametrize("rows", [1, 3, ROWS])

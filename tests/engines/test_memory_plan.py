@@ -80,7 +80,9 @@ class TestPeak:
         """Of two weights of int4 and int8 the larger counts, once and in the type of its scales."""
         nodes = [
             ("DequantizeLinear", ["four", "half"], "v", {"axis": 0, "block_size": 32}),
-            ("Cast", ["x"], "h", {"to": TensorProto.FLOAT16}),
+            ("QuantizeLinear", ["x", "scale", "zero"], "c", {}),
+            ("DequantizeLinear", ["c", "scale", "zero"], "r", {}),
+            ("Cast", ["r"], "h", {"to": TensorProto.FLOAT16}),
             ("MatMul", ["h", "v"], "a", {}),
             ("Cast", ["a"], "b", {"to": TensorProto.FLOAT}),
             ("DequantizeLinear", ["eight", "one"], "w", {"axis": 1}),
@@ -91,10 +93,13 @@ class TestPeak:
             "half": np.ones((2, 100), np.float16),
             "eight": np.zeros((100, 40), np.int8),
             "one": np.ones(40, np.float32),
+            "scale": np.float32(1),
+            "zero": np.int8(0),
         }
         content = graph(nodes, {"x": ["batch", 64]}, {"y": ["batch", 40]}, **constants)
         assert wide_bytes(content, {"batch": 3}) == max(64 * 100 * 2, 100 * 40 * 4)
         assert peak_bytes(content, {"batch": 3}) == 3 * 100 * (2 + 4)
+        assert wide_bytes(content, {"batch": 1000}) == wide_bytes(content, {"batch": 3})
 
     def test_an_operator_that_is_not_known_is_named(self):
         content = graph(

@@ -353,6 +353,10 @@ HOSTILE = {
         with_node("DequantizeLinear", ("square", "two")),
         "computes its scale or zero point 'two'",
     ),
+    "a rounding by a computed scale": (
+        with_node("QuantizeLinear", ("x", "two", "square")),
+        r"\(QuantizeLinear\) computes its scale or zero point 'two'",
+    ),
     "a computed zero point": (
         with_node("DequantizeLinear", ("square", "square", "two")),
         "computes its scale or zero point 'two'",

@@ -5,15 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, numpy_helper
 
-from edgers_engines.bfloat16 import floats
-from edgers_engines.kv_cache import KVCache
-from edgers_engines.vlm import VisionLanguageModel
+from edgers_engines import self_test
 from edgers_export.bundle import export_bundle
-from edgers_export.parity import compare
+from edgers_export.parity import compare, reference
 from tests.conftest import CHECKPOINT
-from tests.export.case import PROMPTS, ROWS, STEPS, Case
+from tests.export.case import PROMPT, PROMPTS, ROWS, STEPS, Case
 from tests.export.test_tensorrt_plan import build
 
 
@@ -50,13 +49,28 @@ def test_it_answers_as_generate_does_but_for_its_own_rounding(narrow):
     assert 1e-2 < largest <= narrow.manifest.decoding.margin_tolerance
 
 
-def test_its_cache_is_poisoned_by_the_number_and_not_by_its_bits(narrow):
-    model = VisionLanguageModel(narrow)
-    cache = KVCache(model.backend.device, narrow.manifest.dimensions, 2, 4, narrow.manifest.activations)
-    cache.fill(1e4, 1)
-    for array in cache.inputs(2).values():
-        assert (floats(array)[:, :, 1:] > 9e3).all()
-        assert (array[:, :, :1] == 0).all()
+def test_its_reference_is_the_model_of_the_weights_that_are_stored(narrow):
+    """Not of the checkpoint's own, from which these differ by their rounding."""
+    case = Case(narrow, CHECKPOINT)
+    ids = (case.runtime.prompts.prefix, case.runtime.prompts.suffix(narrow.manifest.self_test.prompt))
+    canvases = self_test.canvases(narrow.manifest.preparation.canvas_size, 2)
+    steps = narrow.manifest.self_test.steps
+    distances = []
+    for stored in (False, True):
+        if stored:
+            with torch.no_grad():
+                for weight in case.torch.parameters():
+                    weight.copy_(weight.bfloat16().float())
+        want = reference(case.torch, case.vision, ids, PROMPT, canvases=canvases, steps=len(steps))
+        distances.append(
+            max(
+                np.abs(want.logits[t, row, list(one.tokens)] - one.logits).max()
+                for t, rows in enumerate(steps)
+                for row, one in enumerate(rows)
+            )
+        )
+    assert distances[0] > 1e-2
+    assert distances[1] < 1e-4
 
 
 @pytest.mark.parametrize("name", ["vision", "decoder"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from types import SimpleNamespace
 
+import click
 import numpy as np
 import onnx
 import pytest
@@ -13,8 +14,11 @@ from onnx import TensorProto, numpy_helper
 from safetensors.torch import load_file
 from torch import nn
 
+from edgers import demo
+from edgers.cli import cli
 from edgers_engines import tensorrt_plan
 from edgers_engines.bundle import Bundle
+from edgers_engines.errors import InputError
 from edgers_engines.graph_shapes import steps
 from edgers_engines.memory_plan import plan_memory
 from edgers_engines.onnx_graph import read_graph
@@ -23,20 +27,23 @@ from edgers_engines.records import dump
 from edgers_engines.tensorrt_plan import open_tensorrt
 from edgers_export.bundle import export_bundle
 from edgers_export.errors import ExportError
-from edgers_export.quantization import BLOCKS, quantize
+from edgers_export.quantization import BLOCKS, largest_inputs, quantize
 from tests.checkpoints import MINIATURES, write
 from tests.conftest import CHECKPOINT
 from tests.export.test_families import every_value
 from tests.export.test_tensorrt_plan import build, lacking
 
 STEPS = {"int8-weights": 127, "int4-weights": 7}
-TYPES = {"int8-weights": TensorProto.INT8, "int4-weights": TensorProto.INT4}
+TYPES = {"int8": TensorProto.INT8, "int8-weights": TensorProto.INT8, "int4-weights": TensorProto.INT4}
 
 
-@pytest.fixture(scope="module", params=["int8-weights", "int4-weights"])
+@pytest.fixture(scope="module", params=["int8-weights", "int4-weights", "int8"])
 def case(request, tmp_path_factory):
-    """A checkpoint and its bundle: one with biases in fp32 and the demo model in fp16."""
+    """A checkpoint and its bundle: one with biases in fp32, the demo model in fp16 and in fp32."""
     kind, folder = request.param, tmp_path_factory.mktemp("narrow")
+    if kind == "int8":
+        images = demo.frames()[:2]
+        return CHECKPOINT, export_bundle(CHECKPOINT, folder / "bundle", quantization=kind, calibration=images)
     if kind == "int8-weights":
         checkpoint = write(MINIATURES["llama 3 rotation, biases"], folder / "checkpoint")
         return checkpoint, export_bundle(checkpoint, folder / "bundle", quantization=kind)
@@ -51,7 +58,9 @@ def bundle(case):
 def model_of(*layers):
     """The least that has a decoder with these layers."""
     blocks = nn.ModuleList([nn.ModuleDict({f"layer{i}": layer for i, layer in enumerate(layers)})])
-    return SimpleNamespace(model=SimpleNamespace(language_model=SimpleNamespace(layers=blocks)))
+    tower = SimpleNamespace(vision_model=SimpleNamespace(encoder=SimpleNamespace(layers=nn.ModuleList())))
+    language_model = SimpleNamespace(layers=blocks)
+    return SimpleNamespace(model=SimpleNamespace(language_model=language_model, vision_tower=tower))
 
 
 def quantized(weight, kind, scale_type=torch.float32):
@@ -110,21 +119,24 @@ def test_blocks_are_as_large_as_fits_and_a_size_that_none_fits_is_refused():
 
 
 def test_its_graphs_compute_what_pytorch_computes_with_the_rounded_weights(bundle):
-    """And with nothing else rounded: in fp32 only the order of sums is left to differ."""
-    parity, precision = bundle.manifest.parity, bundle.manifest.precision
+    """And with nothing else rounded: in fp32 only the order of sums is left to differ.
+
+    Where inputs are rounded too, a sum that ends a little otherwise may round to the next code.
+    """
+    parity, kind = bundle.manifest.parity, bundle.manifest.quantization
     assert parity.equal_tokens == parity.tokens == 128
-    assert parity.largest_logit_difference < {"fp32": 2e-5, "fp16": 0.1}[precision]
+    assert parity.largest_logit_difference < {"int8-weights": 2e-5, "int4-weights": 0.1, "int8": 2}[kind]
 
 
 def test_the_manifest_says_what_is_narrow_and_nothing_where_nothing_is(bundle, demo_bundle):
-    assert Bundle.load(bundle.path).manifest.quantization in STEPS
-    assert dump(demo_bundle.manifest) == (demo_bundle.path / "manifest.json").read_bytes()
+    assert Bundle.load(bundle.path).manifest.quantization in TYPES
+    assert b"quantization" not in dump(demo_bundle.manifest)
 
 
 def test_of_the_decoders_layers_codes_and_scales_are_stored_and_of_each_once(bundle):
     stored = {tensor.name: tensor for tensor in onnx.load(bundle.path / "decoder.onnx").graph.initializer}
     graph = onnx.load_from_string(bundle.read("decoder.onnx")).graph
-    widened = [node for node in graph.node if node.op_type == "DequantizeLinear"]
+    widened = [node for node in graph.node if node.output[0] in _widened(bundle)]
     assert len(widened) == 7 * bundle.manifest.dimensions.layers
     half = bundle.manifest.precision == "fp16"
     for codes, scales in (map(stored.get, node.input) for node in widened):
@@ -149,7 +161,8 @@ def test_the_codes_are_those_of_the_checkpoints_weights(case):
         if name.endswith("layers.1.mlp.down_proj.weight")
     )
     scale_type = getattr(torch, bundle.manifest.activations)
-    want = quantized(weight.float(), bundle.manifest.quantization, scale_type)
+    kind = bundle.manifest.quantization
+    want = quantized(weight.float(), "int8-weights" if kind == "int8" else kind, scale_type)
     stored = {tensor.name: tensor for tensor in onnx.load(bundle.path / "decoder.onnx").graph.initializer}
     for part in ("codes", "scales"):
         found = numpy_helper.to_array(stored[f"language_model.layers.1.mlp.down_proj.{part}"])
@@ -157,20 +170,23 @@ def test_the_codes_are_those_of_the_checkpoints_weights(case):
 
 
 def test_types_and_shapes_are_known_and_the_widest_weight_counts_as_memory(bundle):
-    sizes = {"batch": 3, "seq": 5, "max_len": 40}
-    known = dict(pair for step in steps(bundle.read("decoder.onnx"), sizes) for pair in step.outputs)
-    found = every_value(bundle, "decoder.onnx", sizes)
-    assert {name: (value.dtype, value.shape) for name, value in known.items()} == {
-        name: (str(array.dtype), array.shape) for name, array in found.items()
-    }
-    widest = max(array.nbytes for name, array in found.items() if name in _widened(bundle))
+    sizes, widest = {"batch": 3, "seq": 5, "max_len": 40}, 0
+    for graph in ("vision.onnx", "decoder.onnx"):
+        known = dict(pair for step in steps(bundle.read(graph), sizes) for pair in step.outputs)
+        found = every_value(bundle, graph, sizes)
+        assert {name: (value.dtype, value.shape) for name, value in known.items()} == {
+            name: (str(array.dtype), array.shape) for name, array in found.items()
+        }
+        widest = max([widest, *(found[name].nbytes for name in _widened(bundle, graph))])
     files = sum(file.size for file in bundle.manifest.files)
     assert plan_memory(bundle).weights == files + widest > files
 
 
-def _widened(bundle):
-    nodes = onnx.load_from_string(bundle.read("decoder.onnx")).graph.node
-    return {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+def _widened(bundle, graph="decoder.onnx"):
+    """What becomes of stored codes."""
+    nodes = onnx.load_from_string(bundle.read(graph)).graph.node
+    stored = {node.input[0] for node in nodes} - {name for node in nodes for name in node.output}
+    return {n.output[0] for n in nodes if n.op_type == "DequantizeLinear" and n.input[0] in stored}
 
 
 def test_tensorrt_takes_them_also_without_the_newest_operators(bundle, monkeypatch):
@@ -186,4 +202,44 @@ def test_written_out_for_an_old_library_blocks_keep_the_opset_that_has_them(bund
     (tmp_path / "decoder.onnx").write_bytes(content)
     onnx.checker.check_model(tmp_path / "decoder.onnx", full_check=True)
     (opset,) = onnx.load_from_string(content).opset_import
-    assert opset.version == {"int8-weights": 20, "int4-weights": 21}[bundle.manifest.quantization]
+    assert opset.version == (21 if bundle.manifest.quantization == "int4-weights" else 20)
+
+
+def test_inputs_are_rounded_to_the_scale_that_calibration_found():
+    """By halves to the even neighbour, and to the ends of the range, as QuantizeLinear rounds."""
+    linear = nn.Linear(4, 4, bias=False)
+    linear.weight = nn.Parameter(torch.eye(4))
+    model = model_of(linear, nn.Linear(4, 4))
+    with largest_inputs(model) as inputs:
+        linear(torch.tensor([[1.0, -12.7, 0.3, 0.0]]))
+        linear(torch.tensor([[1.0, -2.0, 0.3, 0.0]]))
+    assert list(inputs.values()) == [pytest.approx(12.7)]
+    quantize(model, "int8", torch.float32, inputs)
+    layers = model.model.language_model.layers[0]
+    assert layers["layer0"].input_scale.item() == pytest.approx(0.1)
+    assert type(layers["layer1"]) is nn.Linear, "calibration never saw its input"
+    found = layers["layer0"](torch.tensor([[0.25, 0.349, 99.0, -99.0]]) + 1e-7)
+    assert found.tolist()[0] == pytest.approx([0.3, 0.3, 12.7, -12.8], abs=1e-5)
+    step = layers["layer0"].input_scale
+    halves = layers["layer0"](step * torch.tensor([[0.5, 1.5, 2.5, -0.5]])) / step
+    assert halves.round().tolist() == [[0, 2, 2, 0]]
+
+
+def test_integers_are_multiplied_in_the_decoder_and_in_the_vision_tower(case):
+    _, bundle = case
+    graphs = {name: read_graph(bundle.read(f"{name}.onnx")).operators for name in ("vision", "decoder")}
+    rounded = bundle.manifest.quantization == "int8"
+    assert ("QuantizeLinear" in graphs["vision"]) == ("QuantizeLinear" in graphs["decoder"]) == rounded
+    assert ("DequantizeLinear" in graphs["vision"]) == rounded
+
+
+def test_the_command_asks_for_images_before_anything_else(tmp_path):
+    arguments = ["export", str(CHECKPOINT), "--out", str(tmp_path / "out"), "--quantize", "int8"]
+    with pytest.raises(click.UsageError, match="int8 needs --calibrate FOLDER"):
+        cli.main(arguments, standalone_mode=False)
+
+
+def test_int8_without_images_and_images_without_int8_are_refused(tmp_path):
+    for kind, images in (("int8", ()), ("int8-weights", demo.frames()[:1]), (None, demo.frames()[:1])):
+        with pytest.raises(InputError, match="int8 needs images to calibrate by"):
+            export_bundle(CHECKPOINT, tmp_path / "out", quantization=kind, calibration=images)
