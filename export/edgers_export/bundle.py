@@ -6,8 +6,10 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -51,7 +53,7 @@ from edgers_export.onnx import WEIGHTS, GraphWriter
 from edgers_export.parity import Reference, compare, reference
 from edgers_export.quantization import largest_inputs, quantize
 from edgers_export.template import prompt_ids, read_template, read_tokenizer
-from edgers_export.vision import check_frame, read_vision
+from edgers_export.vision import Vision, check_frame, read_vision
 
 OPSET = 24  # the first with TensorScatter and with Attention over a cache written in place
 # A token is trusted when its lead exceeds this multiple of the largest logit difference that was measured
@@ -135,23 +137,21 @@ def export_bundle(
     if cuda_decoder:
         check_cuda_precision(precision)
     with new_folder(out) as scratch:
-        manifest, want = _write(
-            folder,
-            scratch,
-            name=name,
-            licence=licence,
-            oracles=oracles,
-            precision=precision,
-            frame=frame,
-            pool=pool,
-            cuda_decoder=cuda_decoder,
-            quantization=quantization,
-            calibration=calibration,
-            opset=opset,
-            max_length=max_length,
-            max_new_tokens=max_new_tokens,
-            progress=progress,
+        kind = _Kind(
+            name,
+            licence,
+            oracles,
+            precision,
+            quantization,
+            calibration,
+            frame,
+            pool,
+            cuda_decoder,
+            opset,
+            max_length,
+            max_new_tokens,
         )
+        manifest, want = _write(folder, scratch, kind, progress)
         progress("compare with PyTorch")
         (scratch / MANIFEST).write_bytes(dump(_measured(scratch, manifest, want)))
         bundle = Bundle.load(scratch)  # what a device would refuse must not be published
@@ -159,100 +159,120 @@ def export_bundle(
     return bundle
 
 
-def _write(
-    folder: Path,
-    scratch: Path,
-    *,
-    name: str,
-    licence: str,
-    oracles: tuple[Rules, ...],
-    precision: Precision,
-    frame: tuple[int, int] | None,
-    pool: int,
-    cuda_decoder: bool,
-    quantization: Quantization | None,
-    calibration: Sequence[Path],
-    opset: int,
-    max_length: int | None,
-    max_new_tokens: int,
-    progress: Progress,
-) -> tuple[Manifest, Reference]:
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What kind of bundle is made; see `export_bundle`."""
+
+    name: str
+    licence: str
+    oracles: tuple[Rules, ...]
+    precision: Precision
+    quantization: Quantization | None
+    calibration: Sequence[Path]
+    frame: tuple[int, int] | None
+    pool: int
+    cuda_decoder: bool
+    opset: int
+    max_length: int | None
+    max_new_tokens: int
+
+    @property
+    def stored(self) -> torch.dtype:
+        """The type that weights are stored in where they are no integers."""
+        found: torch.dtype = getattr(torch, ACTIVATIONS[self.precision])
+        return found
+
+
+def _write(folder: Path, scratch: Path, kind: _Kind, progress: Progress) -> tuple[Manifest, Reference]:
     """Write everything but the manifest; the checkpoint's weights live no longer than this call."""
-    check_frame(checkpoint.recipe_of(folder), frame)
+    check_frame(checkpoint.recipe_of(folder), kind.frame)
     progress("load")
     source = checkpoint.load(folder)
     model, processor = source.model, source.processor
-    positions = longest(model.config, max_length)
-    vision, preparation = read_vision(model, processor.image_processor, frame=frame, pool=pool)
+    positions = longest(model.config, kind.max_length)
+    vision, preparation = read_vision(model, processor.image_processor, frame=kind.frame, pool=kind.pool)
     tokenizer = read_tokenizer(processor)
     template = read_template(processor, tokenizer, model.config.image_token_id)
     ids = prompt_ids(tokenizer, template, _PARITY_PROMPT)
     _check_length(positions, vision.image_tokens, ids)
     end_tokens = source.end_tokens
     sizes = dimensions(model, vision.image_tokens, positions)
-    if cuda_decoder:
+    if kind.cuda_decoder:
         check_heads(sizes.head_dim)
-    stored = getattr(torch, ACTIVATIONS[precision])
-    if calibration:
-        progress("calibrate")
-    with largest_inputs(model) as inputs:
-        for canvases in map(partial(_noisy, preparation=preparation), calibration):
-            reference(model, vision, ids, _PARITY_PROMPT, canvases=canvases, steps=_CALIBRATION_STEPS)
-    if quantization:
-        quantize(model, quantization, stored, inputs)
-    round_weights(model, stored)  # the bundle is what is stored, so this is the model that PyTorch is asked
+    ask = partial(reference, model, vision, ids, _PARITY_PROMPT)
+    _narrow(model, kind, ask, preparation, progress)
     progress("ask PyTorch")
-    want = reference(
-        model,
-        vision,
-        ids,
-        _PARITY_PROMPT,
-        canvases=self_test.canvases(preparation.canvas_size, _PARITY_ROWS),
-        steps=_PARITY_STEPS,
-    )
-    if precision != "fp32":
-        halve(model, stored)
-    with GraphWriter(scratch, opset) as writer:
-        graphs = write_graphs(
-            model,
-            vision,
-            writer,
-            canvas_size=preparation.canvas_size,
-            progress=progress,
-        )
-        if cuda_decoder:
-            progress("decoder for CUDA")
-            twin = write_cuda_decoder(
-                graphs.decoder,
-                writer,
-                heads=model.config.text_config.num_attention_heads,
-                tables=rotations(model.model.language_model, positions),
-            )
-            graphs = replace(graphs, cuda_decoder=CudaDecoder(**asdict(twin), parity=_UNMEASURED))
+    want = ask(canvases=self_test.canvases(preparation.canvas_size, _PARITY_ROWS), steps=_PARITY_STEPS)
+    if kind.precision != "fp32":
+        halve(model, kind.stored)
+    graphs = _write_graphs(model, vision, scratch, kind, preparation, positions, progress)
     tokenizer.save(str(scratch / TOKENIZER))
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
-        name=name,
+        name=kind.name,
         family=model.config.model_type,
-        licence=licence,
-        precision=precision,
-        quantization=quantization,
-        opset=opset,
+        licence=kind.licence,
+        precision=kind.precision,
+        quantization=kind.quantization,
+        opset=kind.opset,
         provenance=_provenance(source),
         preparation=preparation,
         prompt=template,
-        decoding=Decoding(end_tokens=end_tokens, max_new_tokens=max_new_tokens, margin_tolerance=math.inf),
+        decoding=Decoding(
+            end_tokens=end_tokens, max_new_tokens=kind.max_new_tokens, margin_tolerance=math.inf
+        ),
         dimensions=replace(sizes, image_tokens=_image_tokens(graphs)),
         graphs=graphs,
         weights=WEIGHTS,
         tokenizer=TOKENIZER,
-        oracles=oracles,
+        oracles=kind.oracles,
         parity=_UNMEASURED,
         self_test=want.self_test(),
         files=files_of(scratch),
     )
     source.release()  # before the bundle is loaded: never two copies of the weights
     return manifest, want
+
+
+def _narrow(
+    model: Any,  # noqa: ANN401  transformers is untyped
+    kind: _Kind,
+    ask: Callable[..., Reference],
+    preparation: Preparation,
+    progress: Progress,
+) -> None:
+    """Round the weights to what is stored: the bundle is that model, so it is the one that PyTorch is asked."""
+    if kind.calibration:
+        progress("calibrate")
+    with largest_inputs(model) as inputs:
+        for image in kind.calibration:
+            ask(canvases=_noisy(image, preparation), steps=_CALIBRATION_STEPS)
+    if kind.quantization:
+        quantize(model, kind.quantization, kind.stored, inputs)
+    round_weights(model, kind.stored)
+
+
+def _write_graphs(
+    model: Any,  # noqa: ANN401  as above
+    vision: Vision,
+    scratch: Path,
+    kind: _Kind,
+    preparation: Preparation,
+    positions: int,
+    progress: Progress,
+) -> Graphs:
+    with GraphWriter(scratch, kind.opset) as writer:
+        graphs = write_graphs(model, vision, writer, canvas_size=preparation.canvas_size, progress=progress)
+        if not kind.cuda_decoder:
+            return graphs
+        progress("decoder for CUDA")
+        twin = write_cuda_decoder(
+            graphs.decoder,
+            writer,
+            heads=model.config.text_config.num_attention_heads,
+            tables=rotations(model.model.language_model, positions),
+        )
+        return replace(graphs, cuda_decoder=CudaDecoder(**asdict(twin), parity=_UNMEASURED))
 
 
 def _measured(scratch: Path, manifest: Manifest, want: Reference) -> Manifest:
