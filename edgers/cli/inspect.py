@@ -58,8 +58,7 @@ def _identity(bundle: Bundle) -> Rows:
 def _model(m: Manifest) -> Rows:
     size, template = m.dimensions, m.prompt
     height, width = m.preparation.canvas_size
-    numbers = m.precision + (f" with {m.quantization}" if m.quantization else "")
-    yield "family", f"{m.family}, {numbers}, ONNX opset {m.opset}"
+    yield "family", f"{m.family}, {m.numbers}, ONNX opset {m.opset}"
     frame = m.preparation.frame
     made_for = "" if frame is None else f" of {frame[1]}×{frame[0]} images and others of that shape"
     yield (

@@ -162,6 +162,11 @@ class Manifest(Record, frozen=True, kw_only=True, omit_defaults=True):
     files: tuple[File, ...]
 
     @property
+    def numbers(self) -> str:
+        """What it computes in, for people."""
+        return self.precision + (f" with {self.quantization}" if self.quantization else "")
+
+    @property
     def activations(self) -> Dtype:
         """Element type of features, embeddings and cache.
 

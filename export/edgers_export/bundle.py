@@ -53,7 +53,7 @@ from edgers_export.onnx import WEIGHTS, GraphWriter
 from edgers_export.parity import Reference, compare, reference
 from edgers_export.quantization import largest_inputs, quantize
 from edgers_export.template import prompt_ids, read_template, read_tokenizer
-from edgers_export.vision import Vision, check_frame, read_vision
+from edgers_export.vision import check_frame, read_vision
 
 OPSET = 24  # the first with TensorScatter and with Attention over a cache written in place
 # A token is trusted when its lead exceeds this multiple of the largest logit difference that was measured
@@ -205,7 +205,11 @@ def _write(folder: Path, scratch: Path, kind: _Kind, progress: Progress) -> tupl
     want = ask(canvases=self_test.canvases(preparation.canvas_size, _PARITY_ROWS), steps=_PARITY_STEPS)
     if kind.precision != "fp32":
         halve(model, kind.stored)
-    graphs = _write_graphs(model, vision, scratch, kind, preparation, positions, progress)
+    with GraphWriter(scratch, kind.opset) as writer:
+        graphs = write_graphs(model, vision, writer, canvas_size=preparation.canvas_size, progress=progress)
+        if kind.cuda_decoder:
+            progress("decoder for CUDA")
+            graphs = _with_cuda_decoder(graphs, writer, model, positions)
     tokenizer.save(str(scratch / TOKENIZER))
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -241,7 +245,7 @@ def _narrow(
     preparation: Preparation,
     progress: Progress,
 ) -> None:
-    """Round the weights to what is stored: the bundle is that model, so it is the one that PyTorch is asked."""
+    """Round the weights to what is stored: that is the bundle's model, which PyTorch is asked."""
     if kind.calibration:
         progress("calibrate")
     with largest_inputs(model) as inputs:
@@ -252,27 +256,19 @@ def _narrow(
     round_weights(model, kind.stored)
 
 
-def _write_graphs(
+def _with_cuda_decoder(
+    graphs: Graphs,
+    writer: GraphWriter,
     model: Any,  # noqa: ANN401  as above
-    vision: Vision,
-    scratch: Path,
-    kind: _Kind,
-    preparation: Preparation,
     positions: int,
-    progress: Progress,
 ) -> Graphs:
-    with GraphWriter(scratch, kind.opset) as writer:
-        graphs = write_graphs(model, vision, writer, canvas_size=preparation.canvas_size, progress=progress)
-        if not kind.cuda_decoder:
-            return graphs
-        progress("decoder for CUDA")
-        twin = write_cuda_decoder(
-            graphs.decoder,
-            writer,
-            heads=model.config.text_config.num_attention_heads,
-            tables=rotations(model.model.language_model, positions),
-        )
-        return replace(graphs, cuda_decoder=CudaDecoder(**asdict(twin), parity=_UNMEASURED))
+    twin = write_cuda_decoder(
+        graphs.decoder,
+        writer,
+        heads=model.config.text_config.num_attention_heads,
+        tables=rotations(model.model.language_model, positions),
+    )
+    return replace(graphs, cuda_decoder=CudaDecoder(**asdict(twin), parity=_UNMEASURED))
 
 
 def _measured(scratch: Path, manifest: Manifest, want: Reference) -> Manifest:
@@ -294,12 +290,10 @@ def _measured(scratch: Path, manifest: Manifest, want: Reference) -> Manifest:
     tolerance = max(MARGIN_FACTOR * largest, rounding)
     second, best = np.moveaxis(np.partition(want.logits, -2, axis=-1)[..., -2:], -1, 0)
     if tolerance > (lead := float(np.median(best - second))):
-        kind = manifest.quantization
-        narrow = ([kind] if kind else []) + ([manifest.precision] if manifest.precision != "fp32" else [])
         raise ExportError(
-            f"{' in '.join(narrow) or 'fp32'} is too coarse for this checkpoint: the margin tolerance would "
-            f"be {tolerance:.2g}, but the best token leads by {lead:.2g} in the median"
-            + (f"; export it without {' or '.join(narrow)}" if narrow else "")
+            f"{manifest.numbers} is too coarse for this checkpoint: the margin tolerance would be "
+            f"{tolerance:.2g}, but the best token leads by {lead:.2g} in the median"
+            + ("" if manifest.numbers == "fp32" else "; export it in wider numbers")
         )
     decoding = replace(manifest.decoding, margin_tolerance=tolerance)
     return replace(manifest, parity=parity, decoding=decoding, graphs=graphs)
@@ -311,14 +305,15 @@ def _parity(bundle: Bundle, decoder: DecoderGraph, want: Reference) -> Parity:
     Raises:
         ExportError: they are not the same model.
     """
-    manifest = bundle.manifest
+    manifest, narrow = bundle.manifest, bundle.manifest.numbers
     least = LEAST_EQUAL_ROUNDED if manifest.quantization == "int8" else LEAST_EQUAL[manifest.precision]
     parity = compare(VisionLanguageModel(bundle, decoder=decoder), want)
     if parity.equal_tokens < least * parity.tokens:
         raise ExportError(
             f"the exported graphs gave {parity.equal_tokens} of {parity.tokens} tokens as PyTorch did "
             f"(largest logit difference {parity.largest_logit_difference:.2g}, with {decoder.graph.file}): "
-            "they are not the same model"
+            + ("" if narrow == "fp32" else f"{narrow} is too coarse for this checkpoint, or ")
+            + "they are not the same model"
         )
     return parity
 

@@ -82,6 +82,22 @@ def test_views_are_those_of_the_checkpoints_own_processor(real, frame):
     assert preparation.canvas_size == tiles.grid.canvas
 
 
+class Shifted(LlavaNextImageProcessor):
+    """Puts the margin on one side, and does not say so."""
+
+    def _get_padding_size(self, original_resolution, target_resolution):
+        (top, bottom), sides = super()._get_padding_size(original_resolution, target_resolution)
+        return (0, top + bottom), sides
+
+
+def test_a_processor_that_cuts_otherwise_than_it_says_is_refused():
+    config, image_processor, _ = REAL["next"]
+    shifted = Shifted(**image_processor.to_dict())
+    tiles = tiles_of(config, shifted, (480, 640))
+    with pytest.raises(ExportError, match="off what it says it does"):
+        read_tiled_preparation(shifted, tiles)
+
+
 def test_a_pinhole_in_the_canvas_is_seen_in_its_tile_and_in_the_overview(real):
     """Views of another canvas, or of another tile, would look like these on smooth images."""
     config, image_processor, _ = real
