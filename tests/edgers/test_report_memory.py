@@ -35,16 +35,23 @@ def shown(manifest, **sizes):
         ("fp16", 5 * GB, GB // 3, "orin-nano-8 8.6 GB 6.4 GB 4"),
         ("fp16", 5 * GB, GB // 10**6, "orin-nano-8 8.6 GB 6.4 GB 72"),
         ("fp16", 1, 1, "6.4 GB 322"),
-        ("fp16", 14 * GB, GB // 3, "none 7.9 GB too little: a smaller model, or narrower weights"),
+        ("fp16", 14 * GB, GB // 3, "none 7.9 GB too little: export with --quantize int4-weights"),
+        ("fp16", 20 * GB, GB // 3, "none 13.9 GB too little: a smaller model"),
         ("fp32", 10 * GB, GB // 3, "none 3.9 GB too little: export with --precision fp16"),
-        ("fp32", 28 * GB, GB // 3, "none 21.9 GB too little: a smaller model, or narrower weights"),
+        ("fp32", 28 * GB, GB // 3, "too little: export with --precision fp16 --quantize int4-weights"),
+        ("fp32", 40 * GB, GB // 3, "none 33.9 GB too little: a smaller model"),
         ("fp16", 6 * GB, GB // 2, "none 77.5 MB too little: a smaller --max-length, 600 at least"),
-        ("fp16", 6 * GB, GB, "none 577.5 MB too little: a smaller model, or narrower weights"),
+        ("fp16", 6 * GB, GB, "none 577.5 MB too little: export with --quantize int4-weights"),
     ],
 )
 def test_what_fits_and_what_would_make_it_fit(demo_bundle, precision, weights, cache, said):
     manifest = replace(demo_bundle.manifest, precision=precision)
     assert said in shown(manifest, weights=weights, cache=cache)
+
+
+def test_weights_that_are_narrow_already_are_not_to_be_narrowed_again(demo_bundle):
+    manifest = replace(demo_bundle.manifest, precision="fp16", quantization="int8-weights")
+    assert "too little: a smaller model" in shown(manifest, weights=8 * GB, cache=GB // 3)
 
 
 def run(capsys, *arguments):
