@@ -7,6 +7,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from edgers_engines.noise import to_lattice
 from edgers_engines.vlm import Question, VisionLanguageModel
 
 Counted = TypeVar("Counted")
+Begun = TypeVar("Begun")
 
 
 @dataclass(frozen=True)
@@ -95,15 +97,15 @@ def ask(
             constraint=judge.constraint,
             guard=guard,
             max_new_tokens=judge.max_new_tokens,
+            cautious=True,
         )
         return question, Poll(question, judge, canvas, sigma=sigma, seed=int(seed, 16), progress=report)
 
     while rows > model.max_rows:
         rows = _fewer(rows)
-    while (counted := _counted(partial(poll, rows), lambda poll: count(poll, judge), progress)) is None:
-        gc.collect()  # the error's frames may hold arrays still
-        rows = _fewer(rows)
-    question, asked, votes = counted
+    question, asked, votes = fitting(
+        rows, lambda rows: _counted(partial(poll, rows), lambda poll: count(poll, judge), progress)
+    )
     seconds |= {**asked.seconds, **question.seconds, "total": time.perf_counter() - start}
     return Asked(
         camera=camera,
@@ -121,8 +123,12 @@ def ask(
 
 def _counted(
     begin: Callable[[Progress], tuple[Question, Poll]], count: Callable[[Poll], Counted], progress: Progress
-) -> tuple[Question, Poll, Counted] | None:
-    """The votes; None when memory runs out, and everything that held it is free again."""
+) -> tuple[Question, Poll, Counted]:
+    """The votes.
+
+    Raises:
+        MemoryError: it ran out; what was reported is taken back.
+    """
     done = 0
 
     def report(samples: int) -> None:
@@ -138,7 +144,24 @@ def _counted(
         if poll is not None:
             poll.finish()
         progress(-done)
-        return None
+        raise
+
+
+def fitting(rows: int, begin: Callable[[int], Begun]) -> Begun:
+    """What begins with as many rows as the memory holds.
+
+    Args:
+        rows: the most.
+        begin: is tried with fewer and fewer of them.
+
+    Raises:
+        BackendError: there is no memory for even one.
+    """
+    while True:
+        with suppress(MemoryError):
+            return begin(rows)
+        gc.collect()  # the error's frames may hold arrays still
+        rows = _fewer(rows)
 
 
 def _fewer(rows: int) -> int:

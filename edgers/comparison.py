@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgers.asked import fitting
 from edgers.oracle.base import RESERVED, Freezing, Oracle, label, winner
 from edgers.oracle.named import open_oracle
 from edgers.rule import Rule
@@ -108,13 +109,17 @@ class Contestant:
         except ValueError as error:
             raise InputError(str(error)) from None
         self._selection, self._seed = selection, seed
-        self._question = Question(
-            model,
-            prompt,
-            rows=min(ROWS, model.max_rows),
-            constraint=judge.constraint,
-            guard=judge.constraint is not None,
-            max_new_tokens=judge.max_new_tokens,
+        self._question = fitting(
+            min(ROWS, model.max_rows),
+            lambda rows: Question(
+                model,
+                prompt,
+                rows=rows,
+                constraint=judge.constraint,
+                guard=judge.constraint is not None,
+                max_new_tokens=judge.max_new_tokens,
+                cautious=True,
+            ),
         )
         shape = (self._question.rows, 3, *self.preparation.canvas_size)
         self._noisy = self._question.device.empty(shape, np.float32)

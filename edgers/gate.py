@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgers.asked import fitting
 from edgers.certificate import Certificate
 from edgers.certify import DEFAULT_ALPHA, DEFAULT_LOOK, DEFAULT_SELECTION, Certifier
 from edgers.verify import verify
@@ -166,8 +167,10 @@ class Gate:
 
     def _measured(self) -> float:
         """Seconds a sample takes, from one batch of grey canvases that is answered with one token."""
+        return fitting(min(DEFAULT_LOOK, self._certifier.model.max_rows), self._measured_with)
+
+    def _measured_with(self, rows: int) -> float:
         model = self._certifier.model
-        rows = min(DEFAULT_LOOK, model.max_rows)
         question = Question(model, "?", rows=rows, max_new_tokens=1)
         height, width = model.bundle.manifest.preparation.canvas_size
         grey = np.full((rows, 3, height, width), 0.5, np.float32)

@@ -25,7 +25,7 @@ from edgers.rule import Rule
 from edgers.smoothing.oracle_error import Audit
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import Backend, open_backend
-from edgers_engines.errors import InputError
+from edgers_engines.errors import ImageError, InputError
 from edgers_engines.image import CameraImage, operator_norm
 from edgers_engines.noise import SAMPLERS, check_sigma, total_variation_bound
 
@@ -55,7 +55,7 @@ def verify(certificate: Certificate) -> None:
     try:
         check_sigma(certificate.sigma)
         mismatch = next((claim for claim in _claims(certificate) if not _agree(*claim[1:])), None)
-    except ValueError as error:
+    except (ValueError, ImageError) as error:
         raise CertificateError(f"the certificate is inconsistent: {error}") from None
     if mismatch is not None:
         field, found, expected = mismatch
@@ -86,7 +86,8 @@ def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
     yield "preparation.canvas_size", c.preparation.canvas_size, c.preparation.steps.canvas_size
     yield "sampler.name", c.sampler.name, SAMPLERS.get(c.engine.device.partition(":")[0])
     if c.engine.decoder != "decoder":
-        yield "engine.provider", c.engine.provider, "CUDAExecutionProvider"
+        where = c.engine.backend, c.engine.provider, c.engine.device.partition(":")[0]
+        yield "engine of a decoder for CUDA", where, ("onnxruntime", "CUDAExecutionProvider", "cuda")
     yield "sampler.total_variation", c.sampler.total_variation, total_variation_bound(c.values, c.sigma)
     rule = c.rule
     yield from _samples(c, rule, sum(selection.values()), sum(votes.values()))
@@ -221,6 +222,10 @@ def replay(
         )
     except InputError as error:
         raise CertificateError(f"the certificate cannot be replayed: {error}") from None
+    if again.engine.decoder != c.engine.decoder:
+        raise CertificateError(
+            f"the replay does not agree: engine.decoder was {c.engine.decoder}, is {again.engine.decoder}"
+        )
     for field in _REPLAYED:
         was, now = getattr(c, field), getattr(again, field)
         if not _agree(was, now):

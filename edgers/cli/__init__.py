@@ -121,7 +121,8 @@ def _explain(error: Exception) -> tuple[str, int]:
         case EdgersError() | OSError():
             return str(error), 1
         case MemoryError():
-            return "out of memory", 1
+            said = f" ({error})" if str(error) else ""
+            return f"out of memory{said}: end other programs, or use a smaller model or narrower weights", 1
     return f"internal error, please report it ({type(error).__name__}: {error})", 1
 
 

@@ -60,7 +60,7 @@ def _model(m: Manifest) -> Rows:
     height, width = m.preparation.canvas_size
     yield "family", f"{m.family}, {m.numbers}, ONNX opset {m.opset}"
     frame = m.preparation.frame
-    made_for = "" if frame is None else f" of {frame[1]}×{frame[0]} images and others of that shape"
+    made_for = "" if not frame else f" of {frame[1]}×{frame[0]} images and others of that shape"
     yield (
         "image",
         f"{width}×{height} canvas{made_for}, {m.preparation.filter}, {size.image_tokens} tokens",

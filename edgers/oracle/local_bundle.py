@@ -75,6 +75,11 @@ class TextBundle:
             return [_reply(answer, choices) for answer in question.answers()]
         except EdgersError as error:
             return [Failure(str(error))] * len(asked)
+        except MemoryError:  # the judge's own, which fewer samples of the model that it judges would not give
+            half = len(asked) // 2
+        if not half:
+            return [Failure("there is no memory for the judge")]
+        return self._replies(asked[:half]) + self._replies(asked[half:])
 
 
 def ask_bundle(

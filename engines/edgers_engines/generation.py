@@ -71,6 +71,7 @@ class Generation:
         constraint: which answers are allowed; free text unless given.
         guard: make an answer UNDECIDED when a token's lead is within the bundle's margin tolerance.
         max_new_tokens: the bundle's unless given.
+        cautious: refuse more rows than are predicted to fit, for a caller that can do with fewer.
 
     Raises:
         InputError: the prompt leaves no room for an answer, or rows is below 1.
@@ -86,6 +87,7 @@ class Generation:
         constraint: Constraint | None,
         guard: bool,
         max_new_tokens: int | None,
+        cautious: bool = False,
     ) -> None:
         if not 1 <= rows <= model.max_rows:
             raise InputError(f"the batch size is {rows}; it must lie between 1 and {model.max_rows}")
@@ -108,7 +110,8 @@ class Generation:
         self._length += -self._length % model.backend.device.alignment
         self._length = model.decoder.fitting("max_len", self._length)
         memory.check(model.backend.device, manifest, rows, self._length)
-        model.workspace.check(rows, block, self._length)
+        if cautious:
+            model.workspace.check(rows, block, self._length)
         self.rows = rows
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._model, self._constraint = model, constraint

@@ -261,16 +261,6 @@ def _attention(inputs: Inputs, _: Mapping[str, Any]) -> list[Known]:
     return [Known(query.dtype, (*query.shape[:-1], values.shape[-1]))]
 
 
-def _pad(inputs: Inputs, _: Mapping[str, Any]) -> list[Known]:
-    value, pads = inputs[0], inputs[1].numbers.tolist()
-    rank = len(value.shape)
-    axes = _axes(inputs[2:], rank) if len(inputs) > 3 and inputs[3] else range(rank)
-    shape = list(value.shape)
-    for place, axis in enumerate(axes):
-        shape[axis] += pads[place] + pads[len(pads) // 2 + place]
-    return [Known(value.dtype, tuple(shape))]
-
-
 def _group_query_attention(inputs: Inputs, _: Mapping[str, Any]) -> list[Known]:
     query, _key, _value, past_key, past_value = inputs[:5]
     return [Known(value.dtype, value.shape) for value in (query, past_key, past_value)]
@@ -344,7 +334,6 @@ _RULES: dict[str, Rule] = {
     "Gemm": _gemm,
     "GroupQueryAttention": _group_query_attention,
     "MatMul": _matmul,
-    "Pad": _pad,
     "QuantizeLinear": _quantize,
     "Range": _range,
     "Reshape": _reshape,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
 from edgers_engines.errors import ImageError
@@ -67,7 +67,7 @@ class Preparation(Record, frozen=True, kw_only=True):
     filter: Filter = "bicubic"
     crop: tuple[Side, Side] | None = None
     pad: tuple[Level, Level, Level] | None = None
-    frame: tuple[CameraSide, CameraSide] | None = None
+    frame: tuple[CameraSide, CameraSide] | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         """Refuse what cannot be carried out.
@@ -80,7 +80,7 @@ class Preparation(Record, frozen=True, kw_only=True):
             raise ValueError("a preparation has exactly one of `exact` and `shortest_edge`")
         if self.pad is not None and self.exact is None:
             raise ValueError("a preparation with `pad` resizes the square to `exact`, not by `shortest_edge`")
-        if self.frame is not None and (self.exact is None or self.crop or self.pad):
+        if self.frame and (self.exact is None or self.crop or self.pad):
             raise ValueError("a preparation for a `frame` resizes to `exact` and does nothing else")
         if self.crop is None:
             if self.exact is None:
@@ -118,7 +118,7 @@ class CameraImage:
             raise ImageError(
                 f"an image array is uint8 [height, width, 3]; this is {pixels.dtype} {list(pixels.shape)}"
             )
-        _check_size(*self.size, self.source or "the array")
+        check_size(*self.size, self.source or "the array")
         own = pixels.copy(order="C")
         own.flags.writeable = False
         object.__setattr__(self, "pixels", own)
@@ -168,10 +168,10 @@ def read_image(path: Path) -> CameraImage:
 
     try:
         with warnings.catch_warnings():
-            # Of bombs, on which _check_size is stricter, and of broken metadata, which does not matter here.
+            # Of bombs, on which check_size is stricter, and of broken metadata, which does not matter here.
             warnings.simplefilter("ignore")
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
-            _check_size(picture.height, picture.width, str(path))
+            check_size(picture.height, picture.width, str(path))
             _check_frame(picture, data, path)
             turn = _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
             rgb = picture.convert("RGB")
@@ -229,7 +229,17 @@ def _png_parts(data: bytes) -> Iterator[bool]:
         place += 12 + int.from_bytes(data[place : place + 4], "big")
 
 
-def _check_size(height: int, width: int, what: str) -> None:
+def check_size(height: int, width: int, what: str) -> None:
+    """Refuse an image's size.
+
+    Args:
+        height: in pixels.
+        width: in pixels.
+        what: has this size.
+
+    Raises:
+        ImageError: it has too many pixels, or is far longer than wide.
+    """
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise ImageError(f"{what} is {height}x{width}; one side is over {MAX_ASPECT} times the other")
     if height * width > MAX_PIXELS or max(height, width) > MAX_SIDE:
@@ -308,7 +318,7 @@ def _matrices(camera_size: tuple[int, int], preparation: Preparation) -> tuple[c
 
 def _check_shape(size: tuple[int, int], preparation: Preparation) -> None:
     """Refuse an image that would be squashed by more than a pixel of the canvas, where its shape matters."""
-    if preparation.frame is None:
+    if not preparation.frame:
         return
     (height, width), (frame_height, frame_width) = size, preparation.frame
     stretch = (height * frame_width) / (width * frame_height)

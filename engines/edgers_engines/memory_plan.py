@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from edgers_engines import memory
 from edgers_engines.bundle import Bundle
@@ -80,17 +81,17 @@ def plan_memory(bundle: Bundle, positions: int | None = None) -> MemoryPlan:
         raise InputError(f"{length} positions; this model takes {least} to {sizes.max_length}")
     cache, row = memory.cache_bytes(manifest, length), memory.row_bytes(manifest, length)
     question = length - manifest.decoding.max_new_tokens
-    vision, decoder = manifest.graphs.vision, manifest.graphs.decoder
-    shapes = {"batch": 1, "seq": question, "max_len": length}
+    computed = (
+        (manifest.graphs.vision, {"batch": 1}),
+        (manifest.graphs.decoder, {"batch": 1, "seq": question, "max_len": length}),
+    )
     return MemoryPlan(
         weights=sum(file.size for file in manifest.files)
-        + _counted(bundle, decoder, lambda content: wide_bytes(content, shapes)),
+        + max(_counted(bundle, graph, partial(wide_bytes, sizes=shapes)) for graph, shapes in computed),
         positions=length,
         cache=cache,
         held=row - cache + 2 * _canvas_bytes(manifest),
-        computing=max(
-            computing_bytes(bundle, vision, {"batch": 1}), computing_bytes(bundle, decoder, shapes)
-        ),
+        computing=max(computing_bytes(bundle, *each) for each in computed),
     )
 
 
@@ -106,7 +107,7 @@ def computing_bytes(bundle: Bundle, graph: Graph, sizes: Mapping[str, int]) -> i
         BundleError: it has an operator whose shapes are not known here.
     """
     for_cuda = isinstance(graph, CudaDecoder)
-    return _counted(bundle, graph, lambda content: peak_bytes(content, sizes, for_cuda=for_cuda))
+    return _counted(bundle, graph, partial(peak_bytes, sizes=sizes, for_cuda=for_cuda))
 
 
 def _counted(bundle: Bundle, graph: Graph, count: Callable[[bytes], int]) -> int:

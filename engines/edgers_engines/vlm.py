@@ -146,6 +146,7 @@ class Question(Generation):
         constraint: which answers are allowed; free text unless given.
         guard: make an answer UNDECIDED when a token's lead is within the bundle's margin tolerance.
         max_new_tokens: the bundle's unless given.
+        cautious: refuse more rows than are predicted to fit, for a caller that can do with fewer.
 
     Raises:
         InputError: the prompt is empty or leaves no room for an answer, or rows is below 1.
@@ -161,6 +162,7 @@ class Question(Generation):
         constraint: Constraint | None = None,
         guard: bool = True,
         max_new_tokens: int | None = None,
+        cautious: bool = False,
     ) -> None:
         dimensions = model.bundle.manifest.dimensions
         suffix = model.prompts.suffix(prompt)
@@ -171,6 +173,7 @@ class Question(Generation):
             constraint=constraint,
             guard=guard,
             max_new_tokens=max_new_tokens,
+            cautious=cautious,
         )
         shape = (rows, dimensions.image_tokens, dimensions.hidden)
         self._features = self.device.empty(shape, held_as(model.bundle.manifest.activations))

@@ -69,7 +69,8 @@ def check_config(config: Any, recipe: Recipe) -> None:  # noqa: ANN401  transfor
     for part, known in ((config.vision_config, recipe.vision_towers), (config.text_config, recipe.decoders)):
         if part.model_type not in known:
             raise ExportError(
-                f"the checkpoint has a {part.model_type}; of {recipe.title}, {', '.join(known)} can be"
+                f"the checkpoint has a {part.model_type}; {', '.join(known)} can be exported, in "
+                f"{recipe.title}"
             )
     chosen, layers = config.vision_feature_layer, config.vision_config.num_hidden_layers
     several = chosen if isinstance(chosen, list) and chosen else [chosen]

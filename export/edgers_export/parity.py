@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from transformers import GenerationConfig
 
 from edgers_engines.bfloat16 import floats
@@ -69,10 +72,10 @@ def reference(
         steps: new tokens.
     """
     pixels = torch.from_numpy(canvases)
-    with torch.no_grad():
+    with torch.no_grad(), _averaging(model, vision):
         features = vision(pixels)
         out = model.generate(
-            **_asked(model, vision, ids, pixels, features),
+            **_asked(model, vision, ids, pixels),
             generation_config=GenerationConfig(
                 max_new_tokens=steps,
                 do_sample=False,
@@ -93,23 +96,38 @@ def _asked(
     vision: Vision,
     ids: tuple[tuple[int, ...], tuple[int, ...]],
     pixels: torch.Tensor,
-    features: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    """Images and prompt as `generate` takes them: so that it makes its own features wherever it can."""
-    rows, count = features.shape[:2]
+    """Images and prompt as `generate` takes them."""
+    rows = len(pixels)
     before, after = (torch.tensor(part, dtype=torch.int64).expand(rows, -1) for part in ids)
-    everything = torch.ones(rows, before.shape[1] + count + after.shape[1], dtype=torch.int64)
-    if vision.pooling is not None:  # which transformers does not do
-        table = model.get_input_embeddings()
-        embeddings = torch.cat((table(before), features, table(after)), dim=1)
-        return {"inputs_embeds": embeddings, "attention_mask": everything}
-    image = torch.full((rows, count), model.config.image_token_id)
-    asked = {"input_ids": torch.cat((before, image, after), dim=1), "attention_mask": everything}
+    image = torch.full((rows, vision.image_tokens), model.config.image_token_id)
+    input_ids = torch.cat((before, image, after), dim=1)
     views = vision.views(pixels)
+    asked = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
     if vision.tiles is None:
         return {**asked, "pixel_values": views}
     sizes = torch.tensor([vision.tiles.grid.frame] * rows)
     return {**asked, "pixel_values": views.reshape(rows, -1, *views.shape[1:]), "image_sizes": sizes}
+
+
+@contextmanager
+def _averaging(model: Any, vision: Vision) -> Iterator[None]:  # noqa: ANN401  as above
+    """Let transformers' own model average what its projector gives, where the vision module does.
+
+    It still chooses layers and features, and puts tiles together, by itself. How many there are it finds by
+    the size of a patch: it is told one of which as many fit along a side as there are averages.
+    """
+    if vision.pooling is None:
+        yield
+        return
+    parts, config = model.model, model.config.vision_config
+    projector, patch = parts.multi_modal_projector, config.patch_size
+    parts.multi_modal_projector = nn.Sequential(projector, vision.pooling)
+    config.patch_size = config.image_size // vision.side
+    try:
+        yield
+    finally:
+        parts.multi_modal_projector, config.patch_size = projector, patch
 
 
 def compare(model: VisionLanguageModel, want: Reference) -> Parity:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate
 
 from edgers_engines.resampling import Filter, resize_matrix
 from edgers_export.errors import ExportError
@@ -68,7 +68,8 @@ def read_grid(config: Any, image_processor: Any, frame: tuple[int, int]) -> Grid
     try:
         whole = all(size > 0 and size % side == 0 for grid in grids for size in grid)
         padded = select_best_resolution(frame, grids)
-        height, width = get_patch_output_size(np.empty((3, *frame)), padded, "channels_first")
+        image = np.broadcast_to(np.uint8(0), (3, *frame))
+        height, width = get_patch_output_size(image, padded, "channels_first")
     except (TypeError, ValueError):
         whole = False
     if not whole:
@@ -126,7 +127,7 @@ class Tiles(nn.Module):
         (height, width), (down, across), side = self.grid.canvas, self.grid.tiles, self.grid.side
         spare = (self.grid.padded[0] - height, self.grid.padded[1] - width)
         (top, left), (bottom, right) = ((s // 2 for s in spare), (s - s // 2 for s in spare))
-        padded = pad(canvas, (left, right, top, bottom))
+        padded = _margin(_margin(canvas, 2, top, bottom), 3, left, right)
         tiles = padded.reshape(-1, 3, down, side, across, side).permute(0, 2, 4, 1, 3, 5)
         views = torch.cat((overview[:, None], tiles.reshape(-1, down * across, 3, side, side)), dim=1)
         return views.reshape(-1, 3, side, side)
@@ -152,12 +153,24 @@ class Tiles(nn.Module):
         return torch.cat((views[:, 0], lines), dim=1)
 
 
+def _margin(canvas: Tensor, axis: int, before: int, after: int) -> Tensor:
+    """Zeros before and after; not by ONNX's Pad, which older kernels for CUDA lack in the graphs' opset."""
+    if not before + after:
+        return canvas
+    shape = list(canvas.shape)
+    zeros = [canvas.new_zeros([*shape[:axis], size, *shape[axis + 1 :]]) for size in (before, after)]
+    return torch.cat((zeros[0], canvas, zeros[1]), dim=axis)
+
+
 def _unpadded(grid: Grid, side: int) -> tuple[slice, slice]:
     """Rows and columns of the grid's features that show the image and not its margin."""
     from transformers.models.llava_next.modeling_llava_next import unpad_image
 
     height, width = (tiles * side for tiles in grid.tiles)
     kept = unpad_image(torch.arange(height * width).view(1, height, width), grid.frame)[0]
+    if not kept.numel():
+        frame = "{1}x{0}".format(*grid.frame)
+        raise ExportError(f"of {frame} images, no feature of the tiles would be left: they are too narrow")
     rows, columns = kept[:, 0] // width, kept[0] % width
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from edgers_engines.image import Preparation
+from edgers_engines.image import Preparation, check_size
 from edgers_export.errors import ExportError
 from edgers_export.processor import (
     Normalisation,
@@ -19,6 +19,19 @@ from edgers_export.processor import (
 )
 from edgers_export.recipe import Recipe
 from edgers_export.tiles import Tiles, read_grid
+
+
+class Average(nn.Module):
+    """Features [views, before, hidden], averaged by a matrix [after, before]."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__()
+        self.matrix: Tensor
+        self.register_buffer("matrix", matrix)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[views, after, hidden]."""
+        return self.matrix.to(features.dtype) @ features
 
 
 class Vision(nn.Module):
@@ -37,7 +50,6 @@ class Vision(nn.Module):
 
     mean: Tensor
     std: Tensor
-    pooling: Tensor | None
 
     def __init__(
         self,
@@ -54,8 +66,9 @@ class Vision(nn.Module):
         self.tiles, self.newline = tiles, model.model.image_newline if tiles else None
         self.register_buffer("mean", torch.tensor(normalisation.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(normalisation.std).view(1, 3, 1, 1))
-        self.register_buffer("pooling", None if pool == 1 else _pooling(model.config, pool))
-        count = _features(model.config) if self.pooling is None else len(self.pooling)
+        self.pooling = None if pool == 1 else Average(_pooling(model.config, pool))
+        self.side = -(-_side(model.config) // pool)
+        count = _features(model.config) if self.pooling is None else len(self.pooling.matrix)
         self.image_tokens = count if tiles is None else tiles.tokens
         if tiles is not None and count != tiles.side**2:
             raise ExportError(f"a tile has {count} features; the grid puts squares of {tiles.side} together")
@@ -72,7 +85,7 @@ class Vision(nn.Module):
         features = torch.cat([state[:, 1:] if self.drop_class_token else state for state in chosen], dim=-1)
         projected: Tensor = self.projector(features)
         if self.pooling is not None:
-            projected = self.pooling.to(projected.dtype) @ projected
+            projected = self.pooling(projected)
         if self.tiles is None or self.newline is None:
             return projected
         return self.tiles.pack(projected, self.newline)
@@ -115,16 +128,18 @@ def read_vision(
 
 
 def check_frame(recipe: Recipe, frame: tuple[int, int] | None) -> None:
-    """Refuse a family with tiles without a frame, and a frame for another.
+    """Refuse a family with tiles without a frame, and a frame for another, or one that no image can have.
 
     Raises:
-        ExportError: as said.
+        ExportError, ImageError: as said.
     """
     if recipe.tiles and frame is None:
         raise ExportError(
             f"{recipe.title} cuts an image into tiles by its size: give the camera's with --frame, such as "
             "640x480"
         )
+    if frame is not None:
+        check_size(*frame, "the camera's image")
     if frame is not None and not recipe.tiles:
         raise ExportError(f"--frame is for models with tiles; {recipe.title} takes images of any size")
 

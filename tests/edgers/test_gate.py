@@ -13,6 +13,7 @@ from edgers.certificate import CertificateError
 from edgers.certify import Certifier
 from edgers.gate import Gate, Outcome
 from edgers_engines.errors import InputError
+from edgers_engines.vlm import Question
 from tests.edgers.faults import FAULTS, Simulation
 
 AMPLE = 60_000.0
@@ -26,6 +27,20 @@ def decider(demo_bundle):
 
 def decide(decider, frame, *, prompt=demo.PROMPT, actions=demo.ACTIONS, radius=0.125, deadline_ms=AMPLE):
     return decider.decide(frame, prompt, actions, radius, deadline_ms)
+
+
+def test_a_gate_that_has_no_memory_for_a_whole_look_measures_with_fewer(demo_bundle, monkeypatch):
+    asked = []
+
+    def scarce(model, prompt, *, rows, **options):
+        asked.append(rows)
+        if rows > 3:
+            raise MemoryError
+        return Question(model, prompt, rows=rows, **options)
+
+    monkeypatch.setattr("edgers.gate.Question", scarce)
+    Gate(demo_bundle, sigma=0.25)
+    assert asked[-1] <= 3 < asked[0]
 
 
 def test_a_clear_frame_executes_its_action_with_a_certificate_of_the_required_radius(decider, first_frame):

@@ -452,6 +452,22 @@ def test_more_texts_than_are_asked_at_once_get_their_own_labels(demo_model, monk
     assert TextBundle(demo_model, ("left", "right")).complete(TEXTS) == wanted
 
 
+def test_a_judge_that_has_no_memory_for_all_texts_reads_fewer_at_once(demo_model, monkeypatch):
+    wanted = TextBundle(demo_model, ("left", "right")).complete(TEXTS)
+    most = 1
+
+    def scarce(model, prompts, **options):
+        if len(prompts) > most:
+            raise MemoryError
+        return TextQuestion(model, prompts, **options)
+
+    monkeypatch.setattr("edgers.oracle.local_bundle.TextQuestion", scarce)
+    assert TextBundle(demo_model, ("left", "right")).complete(TEXTS) == wanted
+    most = 0
+    found = TextBundle(demo_model, ("left", "right")).complete(TEXTS)
+    assert found == [Failure("there is no memory for the judge")] * len(TEXTS)
+
+
 def test_a_text_that_a_bundle_cannot_take_is_a_failure_and_the_others_are_judged(local):
     oracle = open_defined(local)
     found = oracle.classify_texts([TEXTS[0], "left " * 300, TEXTS[1], "a" * 20_001])

@@ -217,7 +217,8 @@ FORGERIES = [
     ("floor", 0.4, r"\$\.floor"),
     ("floor", 1.0, r"\$\.floor"),
     ("floor", 1e308, r"\$\.floor"),
-    ("engine.decoder", "cuda_decoder", "engine.provider is .?CPUExecutionProvider"),
+    ("engine.decoder", "cuda_decoder", "engine of a decoder for CUDA is .*CPUExecutionProvider"),
+    ("preparation.steps.frame", [10, 640], "inconsistent: the image is .* was exported for 640x10"),
     ("sampler.name", "mersenne-twister", "sampler.name is .?mersenne-twister"),
     ("sampler.total_variation", 0.0, "sampler.total_variation is 0"),
     ("sampler.total_variation", lambda bound: bound / 2, "sampler.total_variation is"),
@@ -856,3 +857,13 @@ def test_a_certificate_in_memory_with_negative_votes_is_refused(certified):
     for forged in (votes, replace(certified.votes, selection=selection)):
         with pytest.raises(CertificateError, match="the least count of votes is -"):
             verify(replace(certified, votes=forged))
+
+
+def test_a_replay_by_another_decoder_does_not_pass(certified, demo_bundle, monkeypatch):
+    def other(self, *arguments, **options):
+        engine = replace(certified.engine, decoder="cuda_decoder")
+        return replace(certified, engine=engine)
+
+    monkeypatch.setattr(Certifier, "certify", other)
+    with pytest.raises(CertificateError, match=r"engine\.decoder was decoder, is cuda_decoder"):
+        replay(certified, demo_bundle)

@@ -31,7 +31,7 @@ class Case:
         source = load(checkpoint)
         self.torch, preparation = source.model, bundle.manifest.preparation
         image_processor = source.processor.image_processor
-        self.vision, _ = read_vision(self.torch, image_processor, frame=preparation.frame, pool=pool)
+        self.vision, _ = read_vision(self.torch, image_processor, frame=preparation.frame or None, pool=pool)
         size = preparation.canvas_size
         canvas = to_lattice(np.random.default_rng(7).random((3, *size)))
         self.canvases = np.empty((ROWS, *canvas.shape), np.float32)

@@ -20,7 +20,9 @@ from edgers import Certifier
 from edgers_engines.errors import ImageError
 from edgers_engines.image import CameraImage
 from edgers_export.bundle import export_bundle
+from edgers_export.checkpoint import load
 from edgers_export.errors import ExportError
+from edgers_export.parity import reference
 from edgers_export.processor import Normalisation, read_tiled_preparation
 from edgers_export.tiles import Tiles, read_grid
 from edgers_export.vision import Vision, read_vision
@@ -151,7 +153,7 @@ def test_a_class_token_is_not_pooled():
     vision = vision_of(4, "clip_vision_model", "full", 2)
     assert vision.image_tokens == 5
     features = torch.rand(3, 17, 8)
-    found = vision.pooling @ features
+    found = vision.pooling(features)
     assert torch.equal(found[:, 0], features[:, 0])
     assert torch.allclose(found[:, 1], features[:, [1, 2, 5, 6]].mean(1))
 
@@ -229,3 +231,36 @@ def test_tiles_with_a_class_token_are_refused():
     parts = SimpleNamespace(vision_tower=None, multi_modal_projector=None, image_newline=torch.zeros(4))
     with pytest.raises(ExportError, match="577 features"):
         read_vision(SimpleNamespace(model=parts, config=config), image_processor, frame=(480, 640))
+
+
+@pytest.mark.parametrize("fault", ["none", "layer", "tiles"])
+def test_averages_do_not_hide_another_layer_or_another_order_of_tiles(checkpoint, fault, monkeypatch):
+    """PyTorch's side makes its own features, of the layers and tiles that the checkpoint names."""
+    source = load(checkpoint)
+    vision, preparation = read_vision(source.model, source.processor.image_processor, frame=(25, 60), pool=3)
+    if fault == "layer":
+        vision.layers = [0]
+    if fault == "tiles":
+        pack = Tiles.pack
+        monkeypatch.setattr(Tiles, "pack", lambda self, views, newline: pack(self, views.flip(0), newline))
+    canvases = torch.rand(4, 3, *preparation.canvas_size).numpy()
+    want = reference(source.model, vision, ((1, 9), (12, 13)), "", canvases=canvases, steps=1)
+    own = source.model.get_input_embeddings()
+    with torch.no_grad():
+        before, after = (own(torch.tensor(ids)).expand(4, -1, -1) for ids in ((1, 9), (12, 13)))
+        embeddings = torch.cat((before, torch.from_numpy(want.features), after), dim=1)
+        logits = source.model(inputs_embeds=embeddings).logits[:, -1]
+    difference = (logits - torch.from_numpy(want.logits[0])).abs().max()
+    assert difference > 0.1 if fault != "none" else difference < 1e-4
+
+
+@pytest.mark.parametrize("frame", [(20, 20000), (16000, 3), (99999, 99999)], ids=str)
+def test_a_frame_that_no_image_can_have_is_refused_before_the_weights_are_read(checkpoint, tmp_path, frame):
+    with pytest.raises(ImageError, match="the camera's image is"):
+        export_bundle(checkpoint, tmp_path / "bundle", frame=frame)
+
+
+def test_a_frame_so_narrow_that_no_feature_would_be_left_is_refused():
+    config, image_processor, _ = REAL["next"]
+    with pytest.raises(ExportError, match="80x5000 images, no feature"):
+        tiles_of(config, image_processor, (5000, 80))
