@@ -26,7 +26,7 @@ from edgers_export.parity import reference
 from edgers_export.processor import Normalisation, read_tiled_preparation
 from edgers_export.tiles import Tiles, read_grid
 from edgers_export.vision import Vision, read_vision
-from tests.checkpoints import MINIATURES, write
+from tests.checkpoints import GRIDS, MINIATURES, write
 
 FRAMES = ((480, 640), (1080, 1920), (720, 1280), (640, 480), (333, 500), (100, 75), (900, 1400), (200, 900))
 REAL = {
@@ -261,6 +261,7 @@ def test_a_frame_that_no_image_can_have_is_refused_before_the_weights_are_read(c
 
 
 def test_a_frame_so_narrow_that_no_feature_would_be_left_is_refused():
-    config, image_processor, _ = REAL["next"]
+    vision = {"model_type": "clip_vision_model", "image_size": 28, "patch_size": 7}
+    config = LlavaNextConfig(vision_config=vision, image_grid_pinpoints=GRIDS)
     with pytest.raises(ExportError, match="80x5000 images, no feature"):
-        tiles_of(config, image_processor, (5000, 80))
+        tiles_of(config, SimpleNamespace(image_grid_pinpoints=GRIDS), (5000, 80))
