@@ -90,6 +90,7 @@ class Tiles(nn.Module):
         ExportError: the checkpoint limits a grid's features in a way that is not known here.
     """
 
+    zero: Tensor
     rows: Tensor
     columns: Tensor
     down: Tensor
@@ -98,6 +99,7 @@ class Tiles(nn.Module):
     def __init__(self, grid: Grid, config: Any, filter: Filter, side: int) -> None:  # noqa: A002, ANN401
         super().__init__()
         self.grid, self.side = grid, side
+        self.register_buffer("zero", torch.zeros(1))
         for name, length in zip(("rows", "columns"), grid.canvas, strict=True):
             matrix = resize_matrix(length, grid.side, 0, grid.side, filter).toarray()
             self.register_buffer(name, torch.from_numpy(matrix).float())
@@ -127,10 +129,19 @@ class Tiles(nn.Module):
         (height, width), (down, across), side = self.grid.canvas, self.grid.tiles, self.grid.side
         spare = (self.grid.padded[0] - height, self.grid.padded[1] - width)
         (top, left), (bottom, right) = ((s // 2 for s in spare), (s - s // 2 for s in spare))
-        padded = _margin(_margin(canvas, 2, top, bottom), 3, left, right)
+        padded = self._margin(self._margin(canvas, 2, top, bottom), 3, left, right)
         tiles = padded.reshape(-1, 3, down, side, across, side).permute(0, 2, 4, 1, 3, 5)
         views = torch.cat((overview[:, None], tiles.reshape(-1, down * across, 3, side, side)), dim=1)
         return views.reshape(-1, 3, side, side)
+
+    def _margin(self, canvas: Tensor, axis: int, before: int, after: int) -> Tensor:
+        """Zeros before and after; not by ONNX's Pad, which CUDA has no kernel for in some ONNX Runtimes."""
+        shape = list(canvas.shape)
+        zeros = [
+            [self.zero.expand(*shape[:axis], size, *shape[axis + 1 :])] if size else []
+            for size in (before, after)
+        ]
+        return torch.cat([*zeros[0], canvas, *zeros[1]], dim=axis)
 
     def pack(self, features: Tensor, newline: Tensor) -> Tensor:
         """Features of the views [batch * views, side², hidden] -> of the canvases [batch, tokens, hidden].
@@ -151,15 +162,6 @@ class Tiles(nn.Module):
         ends = newline.expand(grid.shape[0], rows, 1, hidden)
         lines = torch.cat((grid, ends), dim=2).reshape(-1, rows * (columns + 1), hidden)
         return torch.cat((views[:, 0], lines), dim=1)
-
-
-def _margin(canvas: Tensor, axis: int, before: int, after: int) -> Tensor:
-    """Zeros before and after; not by ONNX's Pad, which older kernels for CUDA lack in the graphs' opset."""
-    if not before + after:
-        return canvas
-    shape = list(canvas.shape)
-    zeros = [canvas.new_zeros([*shape[:axis], size, *shape[axis + 1 :]]) for size in (before, after)]
-    return torch.cat((zeros[0], canvas, zeros[1]), dim=axis)
 
 
 def _unpadded(grid: Grid, side: int) -> tuple[slice, slice]:
