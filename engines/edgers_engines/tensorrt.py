@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from edgers_engines.captured_steps import Call, CapturedSteps
+from edgers_engines.captured_steps import Call, CapturedSteps, Result
+from edgers_engines.decoder_graph import written
 from edgers_engines.device import Buffer, DeviceArray, gpu_number
 from edgers_engines.engine import Backend, Engine, EngineRecord, Range
 from edgers_engines.errors import BackendError, InputError, NoMemoryError
@@ -184,8 +185,11 @@ class TensorRTEngine(Engine):
             tuple((name, places[name].pointer) for name in sorted(places)),
             self._backend._scratch.pointer,
         )
-        results = [places[name] for name in outputs if name not in updated]
-        steps = self._steps.get(index)
+        in_place = updated if self._in_place else set()
+        position = written(inputs) if in_place else None
+        results = [Result(places[name], position if name in in_place else None) for name in outputs]
+        # A step that writes in place, and does not say where, could not be compared with its graph.
+        steps = None if in_place and position is None else self._steps.get(index)
         if steps is None or not steps.run(
             call, results, lambda: self._bound(self._context(index), call), self._execute
         ):
