@@ -16,7 +16,7 @@ from typing import Any
 
 from edgers_engines.files import read_regular
 
-_FILE = "kernels.bin"
+KERNELS = "kernels.bin"  # in the plan's folder
 _MOST = 1 << 30
 _DIGEST = hashlib.sha256().digest_size
 
@@ -30,7 +30,7 @@ class KernelCache:
     """
 
     def __init__(self, cache: Any, folder: Path) -> None:  # noqa: ANN401  a library without types
-        self._cache, self._file = cache, folder / _FILE
+        self._cache, self._file = cache, folder / KERNELS
         stored = _read(self._file)
         self._taken = bool(stored) and bool(cache.deserialize(stored))
 
