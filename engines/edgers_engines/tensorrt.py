@@ -109,7 +109,9 @@ class TensorRTBackend(Backend):
             device=self._name,
             provider=self._library.__name__,
             precision=precision,
-            plans=tuple(engine.plan for engine in engines if engine.plan),
+            plans=tuple(
+                digest for engine in engines if isinstance(engine, TensorRTEngine) for digest in engine.code
+            ),
         )
 
     @property
@@ -155,6 +157,12 @@ class TensorRTEngine(Engine):
         """Store what was compiled of its kernels, for later loads; see `KernelCache`."""
         if self._kernels:
             self._kernels.keep()
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """SHA-256 of the machine code that was stored before: the plan, and kernels if any were taken."""
+        digests = self.plan, self._kernels and self._kernels.taken
+        return tuple(digest for digest in digests if digest)
 
     @property
     def refused(self) -> str:

@@ -746,6 +746,15 @@ class TestKernelCache:
         assert [new for _, new in build_plans(demo_bundle, "cuda:0", sizes)] == [False] * 4
         assert file.read_bytes() == stored
 
+    def test_the_record_names_the_kernels_that_were_stored_and_taken(self, demo_bundle, built):
+        files = [plan.path / "kernels.bin" for plan in built]
+        digests = [hashlib.sha256(file.read_bytes()[32:]).hexdigest() for file in files]
+        want = [(plan.record.sha256, digest) for plan, digest in zip(built, digests, strict=True)]
+        assert load(demo_bundle).engine_record("").plans == tuple(itertools.chain(*want))
+        files[1].unlink()
+        want[1] = want[1][:1]
+        assert load(demo_bundle).engine_record("").plans == tuple(itertools.chain(*want))
+
     def test_what_was_taken_is_not_written_again(self, demo_bundle, sizes, built):
         before = [(plan.path / "kernels.bin").stat().st_ino for plan in built]
         build_plans(demo_bundle, "cuda:0", sizes)
