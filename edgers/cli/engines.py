@@ -37,12 +37,10 @@ def list_plans(*, as_json: bool) -> int:
         batch = max(profile["batch"].most for profile in record.profiles)
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.used))
         place = f"{target.gpu}, {target.library}, CUDA {target.cuda}"
-        table.add_row(
-            record.key[:12], record.source.graph, str(batch), place, f"{record.size / 1e6:.1f}", when
-        )
+        table.add_row(record.key[:12], record.source.graph, str(batch), place, f"{plan.size / 1e6:.1f}", when)
     out = stdout()
     out.print(table, markup=False)
-    total = sum(plan.record.size for plan in stored)
+    total = sum(plan.size for plan in stored)
     out.print(f"{total / 1e9:.2f} GB in {plans.folder}; `edgers build` keeps {MOST_BYTES / 1e9:.0f} GB.")
     return 0
 
@@ -63,7 +61,7 @@ def prune(*, keep_gb: float, as_json: bool) -> int:
     if as_json:
         print_json({"removed": [_record(plan) for plan in removed]})
     else:
-        total = sum(plan.record.size for plan in removed)
+        total = sum(plan.size for plan in removed)
         stdout().print(f"{len(removed)} plans removed, {total / 1e9:.2f} GB")
     return 0
 

@@ -8,6 +8,7 @@ who changes the context breaks the graph. So each graph has a context of its own
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,6 +37,19 @@ class Call(NamedTuple):
     shapes: Shapes
     places: tuple[tuple[str, int], ...]
     scratch: int
+
+
+class Result(NamedTuple):
+    """What a step writes.
+
+    Attributes:
+        array: where it lies.
+        position: the only one of the last axis but one that is written (in a KV cache, in place); all of
+            them unless given.
+    """
+
+    array: DeviceArray
+    position: int | None = None
 
 
 Bound = Callable[[], Any]
@@ -68,12 +82,12 @@ class CapturedSteps:
         self._met: dict[Shapes, _Step | None] = {}
         self.refused = ""
 
-    def run(self, call: Call, results: Sequence[DeviceArray], bound: Bound, execute: Execute) -> bool:
+    def run(self, call: Call, results: Sequence[Result], bound: Bound, execute: Execute) -> bool:
         """Run a step by a graph: one that is there, or one that is captured now, for shapes met before.
 
         Args:
             call: the step; what it reads is in its place.
-            results: where it writes what it does not read, too.
+            results: all that it writes.
             bound: makes a context of the library's for this very step, with its shapes and addresses.
             execute: has a context enqueue its step on a stream.
 
@@ -94,29 +108,45 @@ class CapturedSteps:
         step.graph.launch()
         return True
 
-    def _capture(self, call: Call, results: Sequence[DeviceArray], bound: Bound, execute: Execute) -> bool:
+    def _capture(self, call: Call, results: Sequence[Result], bound: Bound, execute: Execute) -> bool:
         """Capture a step, and use the graph only if it computes the same to the last bit.
 
         The step is run in the ordinary way first, which TensorRT wants anyway. To run it twice changes
-        nothing: it writes keys and values where it wrote them before.
+        nothing: it writes keys and values where it wrote them before. What the first run wrote is overwritten
+        in between, and nothing else, for the second reads the cache's other positions; where the graph is
+        refused, the caller runs the step once more.
         """
         device = self._device
         try:
             context = bound()
             execute(context, device.stream)
-            expected = [device.get(array).tobytes() for array in results]
+            expected = [self._digest(result) for result in results]
             if not _capturable(context, device.stream):
                 return self._refuse("the library says that its steps cannot be captured")
             graph = device.capture(lambda stream: execute(context, stream))
-            for array in results:
-                device.fill(array, _other_than_any(array.dtype))  # or a graph that writes nothing would pass
+            for result in results:
+                self._overwrite(result)  # or a graph that does not write it would pass
             graph.launch()
+            found = [self._digest(result) for result in results]
         except (BackendError, MemoryError) as error:
             return self._refuse(str(error))
-        if [device.get(array).tobytes() for array in results] != expected:
+        if found != expected:
             return self._refuse("a CUDA graph computes something else than it was captured from")
         self._met[call.shapes] = _Step(context, graph)
         return True
+
+    def _digest(self, result: Result) -> bytes:
+        """SHA-256 of what is written there; all keys and values together may be more than the host holds."""
+        array, position = result
+        found = self._device.get(array) if position is None else self._device.cut(array, position)
+        return hashlib.sha256(found.tobytes()).digest()
+
+    def _overwrite(self, result: Result) -> None:
+        (array, position), value = result, _other_than_any(result.array.dtype)
+        if position is None:
+            self._device.fill(array, value)
+        else:
+            self._device.fill(array, value, position, position + 1)
 
     def _refuse(self, why: str) -> bool:
         self.refused = why

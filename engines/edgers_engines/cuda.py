@@ -129,12 +129,25 @@ class Cuda(Device):
         self._wait()
         return target
 
-    def fill(self, array: Buffer, value: float, start: int = 0) -> None:
+    def cut(self, source: DeviceArray, position: int) -> Array:
+        """A copy in the host's memory of one position of the last axis but one, which stays, of size 1."""
+        *outer, positions, size = source.shape
+        target, item = self.empty((*outer, 1, size), source.dtype), size * source.dtype.itemsize
+        copy = driver.CUDA_MEMCPY2D()
+        copy.srcMemoryType = copy.dstMemoryType = driver.CUmemorytype.CU_MEMORYTYPE_DEVICE
+        copy.srcDevice, copy.srcPitch = source.pointer + position * item, positions * item
+        copy.dstDevice, copy.dstPitch = target.pointer, item
+        copy.WidthInBytes, copy.Height = item, target.nbytes // item
+        self.enter()
+        _driver("cuMemcpy2DAsync", copy, self.stream)
+        return self.get(target)
+
+    def fill(self, array: Buffer, value: float, start: int = 0, stop: int | None = None) -> None:
         """See `Device.fill`."""
         array = _device(array)
         item, inner = array.dtype.itemsize, array.shape[-1] * array.dtype.itemsize
         pitch = array.shape[-2] * inner
-        width = pitch - start * inner
+        width = (pitch if stop is None else stop * inner) - start * inner
         if not width or not array.nbytes:
             return
         self.enter()

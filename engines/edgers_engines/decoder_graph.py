@@ -7,12 +7,12 @@ continue behind a prefix that they share.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from edgers_engines.device import Array
+from edgers_engines.device import Array, Buffer
 from edgers_engines.graph_record import Graph
 from edgers_engines.manifest import Graphs
 
@@ -47,6 +47,17 @@ def cuda_decoder(graphs: Graphs) -> DecoderGraph | None:
     if graphs.cuda_decoder is None:
         return None
     return DecoderGraph("cuda_decoder", graphs.cuda_decoder, False, _counted)
+
+
+def written(inputs: Mapping[str, Buffer]) -> int | None:
+    """The one position that a decode step of the standard decoder writes, in all rows of the cache.
+
+    None where these inputs do not tell it: of another graph, on a device, or not the same in all rows.
+    """
+    index = inputs.get("write_index")
+    if not isinstance(index, np.ndarray) or (index != index[0]).any():
+        return None
+    return int(index[0])
 
 
 def _masked(rows: int, new: int, first: int, length: int) -> dict[str, Array]:

@@ -97,8 +97,8 @@ class Device(ABC):
         """Bytes that can still be allocated, where the device says."""
 
     @abstractmethod
-    def fill(self, array: Buffer, value: float, start: int = 0) -> None:
-        """Write a value from position `start` of the last axis but one on."""
+    def fill(self, array: Buffer, value: float, start: int = 0, stop: int | None = None) -> None:
+        """Write a value from position `start` of the last axis but one on, up to `stop` (exclusive)."""
 
     @abstractmethod
     def paste(self, source: Buffer, target: Buffer, start: int) -> None:
@@ -156,9 +156,9 @@ class Host(Device):
     def free_bytes(self) -> None:
         """Unknown: what the system can still give depends on what it can put aside."""
 
-    def fill(self, array: Buffer, value: float, start: int = 0) -> None:
+    def fill(self, array: Buffer, value: float, start: int = 0, stop: int | None = None) -> None:
         """See `Device.fill`."""
-        _host(array)[..., start:, :] = value
+        _host(array)[..., start:stop, :] = value
 
     def paste(self, source: Buffer, target: Buffer, start: int) -> None:
         """See `Device.paste`."""

@@ -31,8 +31,9 @@ BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-cuda-graphs")
 class EngineRecord(Record, frozen=True, kw_only=True):
     """What ran the graphs; goes into the certificate.
 
-    `plans` are the SHA-256 of those that did, if any; `decoder` is which of the bundle's decoder graphs did,
-    by its name in the manifest.
+    `plans` are the SHA-256 of those that did, if any, each followed by that of the stored kernels that it
+    ran, if any; kernels that were compiled when it was loaded are not named. `decoder` is which of the
+    bundle's decoder graphs did, by its name in the manifest.
     """
 
     backend: str
@@ -58,7 +59,7 @@ class Engine(ABC):
     Args:
         graph: its record in the manifest.
         limits: the sizes that it takes, by a free dimension's name; those that are not named have any size.
-        plan: SHA-256 of the machine code that it runs, where it was built beforehand.
+        plan: SHA-256 of the plan that it runs, where one was built beforehand.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ from typing import Any
 
 from edgers_engines.files import read_regular
 
-_FILE = "kernels.bin"
+KERNELS = "kernels.bin"  # in the plan's folder
 _MOST = 1 << 30
 _DIGEST = hashlib.sha256().digest_size
 
@@ -27,12 +27,16 @@ class KernelCache:
     Args:
         cache: the library's, empty.
         folder: the plan's.
+
+    Attributes:
+        taken: SHA-256 of the stored kernels that the library took, if it did.
     """
 
     def __init__(self, cache: Any, folder: Path) -> None:  # noqa: ANN401  a library without types
-        self._cache, self._file = cache, folder / _FILE
+        self._cache, self._file = cache, folder / KERNELS
         stored = _read(self._file)
-        self._taken = bool(stored) and bool(cache.deserialize(stored))
+        took = bool(stored) and bool(cache.deserialize(stored))
+        self.taken = hashlib.sha256(stored).hexdigest() if took else None
 
     def attach(self, config: Any) -> None:  # noqa: ANN401  as above
         """Have contexts of this configuration take kernels from here, and leave here what they compile."""
@@ -40,7 +44,7 @@ class KernelCache:
 
     def keep(self) -> None:
         """Store the kernels, unless they are those that were stored."""
-        content = None if self._taken else self._cache.serialize()
+        content = None if self.taken else self._cache.serialize()
         if content is None:
             return
         code = bytes(content)

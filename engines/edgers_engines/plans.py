@@ -25,6 +25,7 @@ from edgers_engines.engine import Range
 from edgers_engines.errors import BackendError
 from edgers_engines.fields import Count, Name, NonNegative, Sha256
 from edgers_engines.files import open_regular, read_regular
+from edgers_engines.kernel_cache import KERNELS
 from edgers_engines.records import Record, parse
 
 MOST_BYTES = 64 << 30  # of all plans together; those that were used last stay
@@ -101,11 +102,17 @@ class PlanRecord(Record, frozen=True, kw_only=True):
 
 
 class Stored(NamedTuple):
-    """A plan on the disk, and when it was last used or built: seconds since 1970."""
+    """A plan on the disk, when it was last used or built, in seconds since 1970, and its kernels' bytes."""
 
     record: PlanRecord
     path: Path
     used: float
+    kernels: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of the plan, and of what is stored of its compiled kernels."""
+        return self.record.size + self.kernels
 
 
 def key_of(source: Source, target: Target, profiles: Sequence[dict[str, Range]]) -> str:
@@ -218,7 +225,7 @@ class Plans:
                     self.remove(path)
             left, removed = 0, []
             for plan in sorted(plans, key=lambda plan: plan.record.key not in keep):
-                left += plan.record.size
+                left += plan.size
                 if left > most and plan.record.key not in keep:
                     removed.append(plan)
                     self.remove(plan.path)
@@ -270,7 +277,7 @@ class Plans:
         with suppress(OSError, ValueError):
             record = parse(read_regular(path / _RECORD, _MOST_RECORD_BYTES), PlanRecord)
             if record.key == path.name:
-                return Stored(record, path, path.stat().st_mtime)
+                return Stored(record, path, path.stat().st_mtime, _size(path / KERNELS))
         return None
 
     def _make(self) -> None:
@@ -309,6 +316,13 @@ def read_plan(plan: Stored) -> mmap:
     raise BackendError(
         f"the plan of {record.source.graph} in {plan.path} is damaged: `edgers build` makes it anew"
     )
+
+
+def _size(path: Path) -> int:
+    """Of a file, if it is there."""
+    with suppress(OSError):
+        return path.lstat().st_size
+    return 0
 
 
 def _number(content: bytes) -> str:

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from edgers_engines.captured_steps import Call, CapturedSteps
+from edgers_engines.captured_steps import Call, CapturedSteps, Result
+from edgers_engines.decoder_graph import written
 from edgers_engines.device import Buffer, DeviceArray, gpu_number
 from edgers_engines.engine import Backend, Engine, EngineRecord, Range
 from edgers_engines.errors import BackendError, InputError, NoMemoryError
@@ -108,7 +109,9 @@ class TensorRTBackend(Backend):
             device=self._name,
             provider=self._library.__name__,
             precision=precision,
-            plans=tuple(engine.plan for engine in engines if engine.plan),
+            plans=tuple(
+                digest for engine in engines if isinstance(engine, TensorRTEngine) for digest in engine.code
+            ),
         )
 
     @property
@@ -156,6 +159,12 @@ class TensorRTEngine(Engine):
             self._kernels.keep()
 
     @property
+    def code(self) -> tuple[str, ...]:
+        """SHA-256 of the machine code that was stored before: the plan, and kernels if any were taken."""
+        digests = self.plan, self._kernels and self._kernels.taken
+        return tuple(digest for digest in digests if digest)
+
+    @property
     def refused(self) -> str:
         """Why it runs without CUDA graphs, where they were asked for and refused."""
         return "; ".join(steps.refused for steps in self._steps.values() if steps.refused)
@@ -184,8 +193,11 @@ class TensorRTEngine(Engine):
             tuple((name, places[name].pointer) for name in sorted(places)),
             self._backend._scratch.pointer,
         )
-        results = [places[name] for name in outputs if name not in updated]
-        steps = self._steps.get(index)
+        in_place = updated if self._in_place else set()
+        position = written(inputs) if in_place else None
+        results = [Result(places[name], position if name in in_place else None) for name in outputs]
+        # A step that writes in place, and does not say where, could not be compared with its graph.
+        steps = None if in_place and position is None else self._steps.get(index)
         if steps is None or not steps.run(
             call, results, lambda: self._bound(self._context(index), call), self._execute
         ):

@@ -120,6 +120,7 @@ class Emulated:
         contexts: whether there are any.
         captured: called when a run is captured; whether it may be.
         spoil_captured: as `spoil`, where a graph is launched.
+        lost: names of outputs that a graph does not write when it is launched.
         compiled: plans whose kernels were compiled, in order; TensorRT for RTX does so when it loads them.
         runs: the sizes of all runs, by a dimension's name, or by itself where it is a number.
     """
@@ -128,6 +129,7 @@ class Emulated:
         self.driver, self.plans, self.built, self.spoil = driver, {}, [], {}
         self.runs, self.refuses, self.contexts = [], lambda _sizes: "", True
         self.captured, self.spoil_captured, self.compiled = lambda: True, {}, []
+        self.lost = set()
         self.module = ModuleType("tensorrt")
         self.module.__spec__, self.module.__version__ = ModuleSpec("tensorrt", None), "10.3.0"
         for kind in (
@@ -379,4 +381,6 @@ def _replay(context, sizes, state):
     library = context.engine.library
     if context.state != state:
         library.driver.faults.append("a context was changed after its graph was captured")
-    context._compute(*context._views(sizes, state), {**library.spoil, **library.spoil_captured})
+    inputs, outputs = context._views(sizes, state)
+    lost = {name: lambda _, there=outputs[name]: there for name in library.lost & outputs.keys()}
+    context._compute(inputs, outputs, {**library.spoil, **library.spoil_captured, **lost})

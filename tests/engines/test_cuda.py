@@ -233,7 +233,7 @@ class TestRunning:
         gpu.top(gpu.put(np.zeros((2, 5), np.float32)), [[1], [2, 3]])
         out = gpu.empty((2, 6), np.float32)
         gpu.noisy_copies(np.zeros(6), 0.5, seed=1, stream=Stream.SELECTION, first=0, out=out)
-        return gpu.get(out), gpu.free_bytes()
+        return gpu.get(out), gpu.cut(array, 2), gpu.free_bytes()
 
     @pytest.mark.parametrize(
         "name",
@@ -310,6 +310,14 @@ class TestRunning:
     def test_an_array_of_the_host_is_refused_before_its_address_is_touched(self, emulated_gpu, use):
         with pytest.raises(TypeError, match="lies in the host's memory, not on the device"):
             use(emulated_gpu, np.zeros((2, 3, 4), np.float32))
+
+    @pytest.mark.parametrize("dtype", [np.uint16, np.float16, np.float32])
+    @pytest.mark.parametrize("position", [0, 3, 6])
+    def test_one_position_is_cut_out_of_every_row_and_head(self, emulated_gpu, dtype, position):
+        array = np.arange(3 * 2 * 7 * 4).reshape(3, 2, 7, 4).astype(dtype)
+        found = emulated_gpu.cut(emulated_gpu.put(array)[1:], position)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, array[1:, :, position : position + 1])
 
     def test_noise_for_another_shape_is_refused(self, emulated_gpu):
         out = emulated_gpu.empty((2, 5), np.float32)

@@ -86,6 +86,15 @@ class TestFill:
         before[:, :, start:] = value
         same(get(array, device), before)
 
+    @pytest.mark.parametrize("dtype", [np.uint16, np.float16, np.float32])
+    @pytest.mark.parametrize(("start", "stop"), [(0, 1), (3, 5), (6, 7), (4, 4)])
+    def test_positions_from_the_stop_on_are_not_written(self, device, dtype, start, stop):
+        before = np.arange(3 * 2 * 7 * 4).reshape(3, 2, 7, 4).astype(dtype)
+        array = put(device, before)
+        device.fill(array, 9, start, stop)
+        before[:, :, start:stop] = 9
+        same(get(array, device), before)
+
     def test_it_starts_at_the_first_position_unless_told(self, device):
         array = put(device, np.ones((2, 3, 4), np.float32))
         device.fill(array, 5)

@@ -149,6 +149,17 @@ class TestPrune:
         assert [plan.record.source.weights_sha256[0] for plan in plans.stored()] == ["0", "2"]
         assert plans.prune(25) == []
 
+    def test_the_kernels_that_are_stored_beside_a_plan_count(self, plans):
+        old, new = (plans.publish(record(b"x" * 10, weights=str(k)), b"x" * 10) for k in range(2))
+        used(old, 100)
+        assert plans.prune(20) == []
+        (new.path / "kernels.bin").write_bytes(b"k" * 5)
+        used(new, 200)
+        assert [plan.size for plan in plans.stored()] == [15, 10]
+        assert plans.prune(25) == []
+        assert [plan.record for plan in plans.prune(24)] == [old.record]
+        assert [plan.size for plan in plans.prune(0)] == [15]
+
     def test_to_be_read_is_to_be_used(self, plans):
         old, new = (plans.publish(record(b"x", weights=str(k)), b"x") for k in range(2))
         used(old, 100)

@@ -29,10 +29,12 @@ from edgers.cli import cli, doctor
 from edgers.oracle.local_bundle import TextBundle
 from edgers.verify import replay
 from edgers_engines import captured_steps, cuda, self_test, tensorrt_plan
+from edgers_engines.bfloat16 import floats
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import BackendError, InputError
 from edgers_engines.image import CameraImage, prepare
+from edgers_engines.kv_cache import KVCache
 from edgers_engines.noise import Stream, noisy_copies
 from edgers_engines.plan_builder import Sizes, build_plans
 from edgers_engines.plans import Plans
@@ -87,6 +89,11 @@ def ask(model, canvases, rows=BATCH, **options):
         for start in range(0, len(canvases), rows)
         for answer in question.answers(canvases[start : start + rows])
     ]
+
+
+def zeros(sizes):
+    """Logits of two rows, to be written."""
+    return np.zeros((2, sizes.vocabulary), np.float32)
 
 
 def elsewhere(work):
@@ -340,6 +347,68 @@ class TestCudaGraphs:
         model = load(demo_bundle, self.GRAPHS)
         assert ask(model, canvases) == want
         assert "something else" in model.decoder.refused
+
+    @pytest.fixture(params=["in place", "copied"])
+    def cached(self, request, library, demo_bundle, sizes):
+        """A model whose self-test has passed, for each of the ways in which its cache is written."""
+        if request.param == "copied":
+            library.module.OnnxParser, library.module.__version__ = OldParser, "10.3.0.1"
+            build_plans(demo_bundle, "cuda:0", sizes)
+        return lambda: load(demo_bundle, self.GRAPHS)
+
+    @pytest.mark.parametrize("name", ["present.0.key", "present.1.value"])
+    def test_nor_is_one_that_loses_what_it_writes_into_the_cache(self, library, cached, canvases, want, name):
+        """Its logits are right, and the next ones would not be."""
+        model = cached()
+        library.lost.add(name)
+        assert ask(model, canvases) == want
+        assert "something else" in model.decoder.refused
+        assert model.engine_record("").backend == "tensorrt"
+
+    def test_nor_is_one_that_writes_something_else_into_the_cache(self, library, cached, canvases, want):
+        model = cached()
+        library.spoil_captured["present.0.value"] = lambda found: np.nextafter(found, np.float32(9))
+        assert ask(model, canvases) == want
+        assert "something else" in model.decoder.refused
+
+    @pytest.mark.parametrize("lost", [False, True], ids=["used", "refused"])
+    def test_to_compare_a_graph_changes_no_other_position_of_the_cache(
+        self, library, demo_bundle, cached, lost
+    ):
+        """Positions that were never written are masked, which NaNs would get through."""
+        sizes, found, model, plain = demo_bundle.manifest.dimensions, [], cached(), load(demo_bundle)
+        library.lost.update({"present.0.key"} if lost else ())
+        for one in (model, plain):
+            device, length = one.backend.device, one.decoder.limits["max_len"].most
+            cache = KVCache(device, sizes, 3, length, "float32")
+            cache.fill(self_test.POISON)
+            one.decode(np.ones((2, 5, sizes.hidden), np.float32), 0, length, cache, logits := zeros(sizes))
+            for position in range(5, 9):
+                token = np.full((2, 1, sizes.hidden), position, np.float32)
+                one.decode(token, position, length, cache, logits)
+            found.append([logits, *map(device.get, cache.inputs(3).values())])
+        assert bool(model.decoder.refused) is lost
+        for mine, other in zip(*found, strict=True):
+            np.testing.assert_array_equal(mine, other)
+
+    @pytest.mark.parametrize(("held", "meant"), [("f4", np.float32), ("f2", np.float16), ("u2", floats)])
+    def test_what_is_overwritten_is_nan(self, held, meant):
+        """Also where an array holds the bits of bfloat16 numbers."""
+        value = np.array([captured_steps._other_than_any(np.dtype(held))], held)
+        assert np.isnan(meant(value)).all()
+
+    def test_a_step_that_writes_each_row_elsewhere_is_not_captured(self, library, demo_bundle):
+        """It could not be compared; no question has any."""
+        model, sizes = load(demo_bundle, self.GRAPHS), demo_bundle.manifest.dimensions
+        device, length = model.backend.device, model.decoder.limits["max_len"].most
+        cache, launched = KVCache(device, sizes, 2, length, "float32"), len(library.driver.launched)
+        positions = {"write_index": np.array([3, 4]), "mask": np.ones((2, 1, 1, length), np.bool_)}
+        for _ in range(3):
+            model.decoder.run(
+                {"embeddings": np.ones((2, 1, sizes.hidden), np.float32), **positions, **cache.inputs(2)},
+                {"logits": zeros(sizes), **cache.outputs(2)},
+            )
+        assert (len(library.driver.launched), model.decoder.refused) == (launched, "")
 
     def test_what_another_thread_enqueues_meanwhile_is_done_and_captured_by_nobody(
         self, library, demo_bundle, canvases, want
@@ -676,6 +745,15 @@ class TestKernelCache:
         assert sorted(path.name for path in file.parent.iterdir()) == before, "a load writes nothing"
         assert [new for _, new in build_plans(demo_bundle, "cuda:0", sizes)] == [False] * 4
         assert file.read_bytes() == stored
+
+    def test_the_record_names_the_kernels_that_were_stored_and_taken(self, demo_bundle, built):
+        files = [plan.path / "kernels.bin" for plan in built]
+        digests = [hashlib.sha256(file.read_bytes()[32:]).hexdigest() for file in files]
+        want = [(plan.record.sha256, digest) for plan, digest in zip(built, digests, strict=True)]
+        assert load(demo_bundle).engine_record("").plans == tuple(itertools.chain(*want))
+        files[1].unlink()
+        want[1] = want[1][:1]
+        assert load(demo_bundle).engine_record("").plans == tuple(itertools.chain(*want))
 
     def test_what_was_taken_is_not_written_again(self, demo_bundle, sizes, built):
         before = [(plan.path / "kernels.bin").stat().st_ino for plan in built]
