@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Frame(click.ParamType[tuple[int, int]]):
     """WIDTHxHEIGHT, as height and width."""
 
-    name = "WIDTHxHEIGHT"
+    name = "frame"
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
@@ -64,6 +64,7 @@ class Frame(click.ParamType[tuple[int, int]]):
 @click.option(
     "--frame",
     type=Frame(),
+    metavar="WIDTHxHEIGHT",
     help="The camera's, such as 640x480, for models that cut an image into tiles by its size.",
 )
 @click.option(
