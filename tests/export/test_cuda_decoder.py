@@ -465,7 +465,7 @@ def through(model, index, operator, *more, **attributes):
     """An operator between the attention and what it reads."""
     place = list(model.graph.node).index(attention(model))
     made = onnx.helper.make_node(
-        operator, [attention(model).input[index], *more], [f"odd.{index}"], **attributes
+        operator, [attention(model).input[index], *more], [f"odd.{len(model.graph.node)}"], **attributes
     )
     attention(model).input[index] = made.output[0]
     model.graph.node.insert(place, made)
@@ -504,6 +504,26 @@ def from_the_cache(model):
     tensor = next(t for t in model.graph.initializer if t.name == "flat")
     tensor.raw_data = np.array([2, -1, 32]).tobytes()
     node.input[1] = node.input[2] = "odd"
+
+
+def counted(model):
+    """A number that differs from run to run."""
+    made = onnx.helper.make_node("Cast", ["total_length"], ["count"], to=onnx.TensorProto.FLOAT16)
+    model.graph.node.insert(0, made)
+
+
+def counted_weight(model):
+    counted(model)
+    stored(model, "square", (64, 64))
+    model.graph.node.insert(1, onnx.helper.make_node("Add", ["square", "count"], ["weight"]))
+    through(model, 0, "MatMul", "weight")
+
+
+def unknown_then_product(model):
+    """What a product keeps, it must have been given."""
+    stored(model, "square", (64, 64))
+    through(model, 0, "Trilu")
+    through(model, 0, "MatMul", "square")
 
 
 BEYOND = {
@@ -548,6 +568,12 @@ BEYOND = {
         "expected what is made of",
     ),
     "what the cache holds": (from_the_cache, "expected what is made of"),
+    "a weight that the graph computes": (counted_weight, "expected what is made of"),
+    "a product with what is not known": (unknown_then_product, "expected what is made of"),
+    "a summand that the graph computes": (
+        lambda m: (counted(m), through(m, 0, "Add", "count")),
+        "expected what is made of",
+    ),
     "a weight for each row": (
         lambda m: (stored(m, "each", (2, 64, 64)), through(m, 0, "MatMul", "each")),
         "expected what is made of",
