@@ -10,7 +10,6 @@ sums and the roundings that it saves.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from edgers_engines.graph_shapes import steps
 from edgers_engines.onnx_graph import read_graph
 from edgers_engines.onnx_schema import GRAPH, MODEL, NODE
-from edgers_engines.plain_operators import Nodes
+from edgers_engines.plain_operators import Nodes, unused_names
 from edgers_engines.protobuf import edited
 
 _NAME = "bfloat16"
@@ -50,11 +49,9 @@ def through_float32(content: bytes) -> bytes:
         ValueError: an operator whose types are not known.
     """
     free = {d for value in read_graph(content).input_values for d in value.shape if isinstance(d, str)}
-    found, numbers = iter(steps(content, dict.fromkeys(free, _ANY_SIZE))), count()
+    found = iter(steps(content, dict.fromkeys(free, _ANY_SIZE)))
+    new_name = unused_names(content, "float32")
     wide: dict[str, str] = {}  # what has been cast to float32, by name
-
-    def new_name() -> str:
-        return f"float32.{next(numbers)}"
 
     def node(original: memoryview) -> list[bytes]:
         step = next(found)

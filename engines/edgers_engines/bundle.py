@@ -15,6 +15,7 @@ import stat
 from itertools import islice, zip_longest
 from pathlib import Path
 
+from edgers_engines.cuda_attention import check_attention
 from edgers_engines.errors import BundleError
 from edgers_engines.files import read_regular
 from edgers_engines.manifest import CUDA_PRECISIONS, SCHEMA_VERSION, CudaDecoder, File, Manifest, signatures
@@ -223,12 +224,21 @@ def _check_graphs(root: Path, manifest: Manifest, contents: dict[str, bytes]) ->
         if found != listed:
             odd = next((f, w) for f, w in zip_longest(found, listed) if f != w)
             raise BundleError(f"{path} has the input or output {odd[0]}; the manifest says {odd[1]}")
+        if isinstance(graph, CudaDecoder):
+            _check_attention(path, contents[graph.file], manifest)
         for tensor in facts.external:
             if tensor.location != weights.path or tensor.offset + tensor.length > weights.size:
                 raise BundleError(
                     f"{path}: the weights {tensor.name} lie in {tensor.location} at {tensor.offset} + "
                     f"{tensor.length} bytes; the bundle's are the {weights.size} bytes of {weights.path}"
                 )
+
+
+def _check_attention(path: Path, content: bytes, manifest: Manifest) -> None:
+    try:
+        check_attention(content, manifest.dimensions)
+    except ValueError as error:
+        raise BundleError(f"{path}: {error}") from None
 
 
 def _all_weights(manifest: Manifest) -> set[str]:

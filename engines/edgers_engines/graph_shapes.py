@@ -73,14 +73,15 @@ def steps(content: bytes, sizes: Mapping[str, int]) -> Iterator[Step]:
         attributes = dict(map(_attribute, node.messages("attribute")))
         if operator not in _RULES:
             raise ValueError(f"{node.where}: the shapes of {operator} are not known")
-        inputs = [known[name] if name else None for name in names]
         try:
-            found = map(_bounded, _RULES[operator](inputs, attributes))
+            read = tuple((name, known[name]) if name else None for name in names)
+            inputs = [value and value[1] for value in read]
+            found = [_bounded(value) for value in _RULES[operator](inputs, attributes)]
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"{node.where}: no shape of {operator} is known ({error})") from None
-        outputs = tuple(zip((n for n in node.texts("output") if n), found, strict=False))
+        written = zip(node.texts("output"), found, strict=False)
+        outputs = tuple((name, value) for name, value in written if name)  # "" is one that is left out
         known.update(outputs)
-        read = tuple((name, known[name]) if name else None for name in names)
         yield Step(operator, attributes, read, outputs)
 
 
@@ -255,8 +256,8 @@ def _conv(inputs: Inputs, attributes: Mapping[str, Any]) -> list[Known]:
 
 
 def _attention(inputs: Inputs, _: Mapping[str, Any]) -> list[Known]:
-    query, values = inputs[0], inputs[2]
-    if len(query.shape) != 4:
+    query, keys, values = inputs[:3]
+    if not len(query.shape) == len(keys.shape) == 4:
         raise TypeError("heads that are not a dimension of their own")
     return [Known(query.dtype, (*query.shape[:-1], values.shape[-1]))]
 
@@ -267,15 +268,17 @@ def _group_query_attention(inputs: Inputs, _: Mapping[str, Any]) -> list[Known]:
 
 
 def _normalised_sum(inputs: Inputs, _: Mapping[str, Any]) -> list[Known]:
-    """Both, of the same shape; what else the operator can give is left out."""
-    return 2 * [Known(inputs[0].dtype, inputs[0].shape)]
+    """The norm and, last, the sum; between them mean and deviation of each position."""
+    value = Known(inputs[0].dtype, inputs[0].shape)
+    statistic = Known("float32", (*value.shape[:-1], 1))
+    return [value, statistic, statistic, value]
 
 
 def _constant_node(_: Inputs, attributes: Mapping[str, Any]) -> list[Known]:
     if "value" in attributes:
         return [attributes["value"]]
-    found = next(iter(attributes.values()))
-    numbers = np.asarray(found, np.int64 if "int" in next(iter(attributes)) else np.float32)
+    (name, found), *_ = attributes.items()
+    numbers = np.asarray(found, np.int64 if "int" in name else np.float32)
     return [Known(str(numbers.dtype), numbers.shape, numbers)]
 
 

@@ -130,7 +130,7 @@ def peak_bytes(content: bytes, sizes: Mapping[str, int], *, for_cuda: bool = Fal
     Raises:
         ValueError: see `graph_shapes.steps`.
     """
-    nodes = list(steps(content, sizes))
+    nodes = [step for step in steps(content, sizes) if step.outputs]
     # The first the caller's, such as the cache.
     outside = {*read_graph(content, for_cuda=for_cuda).outputs, *_widened(nodes)}
     owner: dict[str, str] = {}  # of a view, the value whose bytes it shows
@@ -179,7 +179,8 @@ def _scratch(step: Step) -> int:
     GroupQueryAttention never has them in memory, but the rotated query.
     """
     if step.operator == "GroupQueryAttention":
-        return step.outputs[0][1].nbytes
+        (_, query), *_ = filter(None, step.inputs)
+        return query.nbytes
     if step.operator != "Attention":
         return 0
     query, keys = (value for _, value in filter(None, step.inputs[:2]))

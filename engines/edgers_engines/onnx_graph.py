@@ -15,8 +15,11 @@ from edgers_engines.onnx_schema import (
     ATTRIBUTE_VALUES,
     CUDA_DOMAIN,
     CUDA_GIVEN,
+    CUDA_INPUTS,
     CUDA_MODEL,
     CUDA_OPERATORS,
+    CUDA_OUTPUTS,
+    CUDA_STORED,
     CUDA_VERSION,
     DTYPES,
     IR_VERSIONS,
@@ -196,7 +199,7 @@ def _read_node(node: Message, names: _Names, stored: frozenset[str]) -> str:
     if len(set(attributes)) != len(attributes):
         raise ValueError(f"{node.where} ({operator}) has an attribute twice: {_shown(attributes)}")
     if own:
-        _check_own(node, operator, attributes, names.inputs)
+        _check_own(node, operator, attributes, names.inputs, stored)
     for name in filter(None, node.texts("input")):  # "" stands for an optional input that is left out
         names.use(name, f"{node.where} ({operator})")
     if operator in QUANTIZERS:
@@ -218,18 +221,32 @@ def _check_second_set(imported: list[Message]) -> None:
     raise ValueError(f"model.opset_import lacks {CUDA_DOMAIN!r}, which a decoder for CUDA is made of")
 
 
-def _check_own(node: Message, operator: str, attributes: list[str], inputs: frozenset[str]) -> None:
+def _check_own(
+    node: Message, operator: str, attributes: list[str], inputs: frozenset[str], stored: frozenset[str]
+) -> None:
     """One of ONNX Runtime's own operators."""
+    where = f"{node.where} ({operator})"
     if odd := set(attributes) - CUDA_OPERATORS[operator]:
-        raise ValueError(f"{node.where} ({operator}) has the attribute {_shown(min(odd))}: not allowed")
-    names = node.texts("input")
+        raise ValueError(f"{where} has the attribute {_shown(min(odd))}: not allowed")
+    read, written = node.texts("input"), node.texts("output")
+    if len(read) != CUDA_INPUTS[operator] or "" in read:
+        raise ValueError(
+            f"{where} has the inputs {_shown(read)}; exactly {CUDA_INPUTS[operator]} are allowed, all given"
+        )
     for index, pattern in CUDA_GIVEN.get(operator, {}).items():
-        name = names[index] if index < len(names) else ""
-        if name not in inputs or not re.fullmatch(pattern, name, re.ASCII):
+        if read[index] not in inputs or not re.fullmatch(pattern, read[index], re.ASCII):
             raise ValueError(
-                f"{node.where} ({operator}) reads {_shown(name)} as input {index}; only the graph's own "
-                f"input {pattern} is allowed"
+                f"{where} reads {_shown(read[index])} as input {index}; only the graph's own input {pattern} "
+                "is allowed"
             )
+    for index in CUDA_STORED.get(operator, ()):
+        if read[index] not in stored:
+            raise ValueError(
+                f"{where} reads {_shown(read[index])} as input {index}; only an initializer is allowed"
+            )
+    patterns = CUDA_OUTPUTS[operator]
+    if len(written) != len(patterns) or not all(map(re.fullmatch, patterns, written)):
+        raise ValueError(f"{where} has the outputs {_shown(written)}; allowed are {_shown(patterns)}")
 
 
 def _check_scale(node: Message, operator: str, stored: frozenset[str]) -> None:

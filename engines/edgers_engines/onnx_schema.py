@@ -222,8 +222,16 @@ CUDA_OPERATORS = {
     "GroupQueryAttention": frozenset({"do_rotary", "kv_num_heads", "num_heads", "scale"}),
     "SkipSimplifiedLayerNormalization": frozenset({"epsilon"}),
 }
-# Its kernels write where these say, and do not compare them with the cache: they must be what the runtime
-# gives, and no number that the graph computes.
+# Their kernels take what else they could read or write as it is: all of these inputs are there, and no more;
+# of the outputs, "" is one that is left out.
+CUDA_INPUTS = {"GroupQueryAttention": 9, "SkipSimplifiedLayerNormalization": 3}
+CUDA_OUTPUTS = {
+    "GroupQueryAttention": (r".+", r"present\.\d+\.key", r"present\.\d+\.value"),
+    "SkipSimplifiedLayerNormalization": (r".+", "", "", r".+"),
+}
+# They write where these say, and do not compare them with the cache: they must be what the runtime gives, and
+# no number that the graph computes.
 CUDA_GIVEN = {
     "GroupQueryAttention": {3: r"past\.\d+\.key", 4: r"past\.\d+\.value", 5: "last_index", 6: "total_length"}
 }
+CUDA_STORED = {"GroupQueryAttention": (7, 8)}  # the tables of the rotation, whose shape is known then

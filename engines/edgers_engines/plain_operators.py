@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from itertools import count
 
 from edgers_engines.graph_shapes import Known, Step, steps
 from edgers_engines.onnx_schema import DTYPES, GRAPH, MODEL
-from edgers_engines.protobuf import edited, field, message
+from edgers_engines.protobuf import Message, edited, field, message
 
 OPSET = 20  # the last before these operators that TensorRT 10.3 was made for
 _BLOCKS = 21  # the first in which numbers are dequantized in blocks
@@ -22,6 +23,21 @@ _NUMBERS = {name: number for number, (name, _) in DTYPES.items()}
 _FLOAT, _INT, _INTS = 1, 2, 7  # AttributeProto.type
 _LEAST = -3.4028234663852886e38  # of float32
 _ATTENTION = {"scale", "softmax_precision"}
+
+
+def unused_names(content: bytes, prefix: str) -> Callable[[], str]:
+    """Gives another name with each call, none of which a value of the graph has.
+
+    Args:
+        content: an ONNX file's bytes, which `read_graph` has checked.
+        prefix: what each name begins with; a number follows.
+    """
+    graph = Message(memoryview(content), "model", MODEL).message("graph")
+    fields = ("initializer", "input", "value_info")
+    taken = {value.text("name") for field in fields for value in graph.messages(field)}
+    taken.update(name for node in graph.messages("node") for name in node.texts("output"))
+    unused = (name for number in count() if (name := f"{prefix}.{number}") not in taken)
+    return partial(next, unused)
 
 
 class Nodes:
@@ -70,7 +86,7 @@ def plain(content: bytes, sizes: Mapping[str, int], operators: Collection[str]) 
     Raises:
         ValueError: a node uses an operator in a way that is not known here.
     """
-    numbers = count()
+    names = unused_names(content, "plain")
     found = iter(steps(content, sizes))
     left: set[str] = set()
     blocks = False
@@ -82,7 +98,7 @@ def plain(content: bytes, sizes: Mapping[str, int], operators: Collection[str]) 
         if step.operator not in operators:
             left.add(step.operator)
             return [bytes(original)]
-        nodes = Nodes(lambda: f"plain.{next(numbers)}")
+        nodes = Nodes(names)
         PLAIN[step.operator](nodes, step)
         return nodes.written
 

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgers_engines import bfloat16
 from edgers_engines.graph_record import held_as
 from edgers_engines.onnx_graph import read_graph
+from edgers_engines.plain_operators import PLAIN, plain
 
 BFLOAT16 = helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)  # out of ml_dtypes, an independent one
 TYPE = TensorProto.BFLOAT16
@@ -128,3 +129,37 @@ def test_a_value_is_cast_once_and_a_graph_without_bfloat16_is_left_alone():
     assert len(casts) == 3 + 3  # x, a, b to float32, and three results back
     plain = graph(nodes, {"x": (TensorProto.FLOAT, [2])}, {"y": (TensorProto.FLOAT, [2])}, {})
     assert bfloat16.through_float32(plain) == plain
+
+
+def test_names_that_the_graph_has_already_are_not_made_again():
+    """Each of the places that may have one."""
+    nodes = [
+        ("Mul", ["x", "float32.1"], "float32.0", {}),
+        ("Add", ["float32.0", "float32.3"], "y", {}),
+    ]
+    kind = (TYPE, ["batch", 4])
+    weight = np.array([1, 2, 3, 4], np.float32).astype(BFLOAT16)
+    content = graph(nodes, {"x": kind, "float32.3": kind}, {"y": kind}, {"float32.1": weight})
+    model = onnx.load_from_string(content)
+    model.graph.value_info.append(helper.make_tensor_value_info("float32.2", *kind))
+    made = bfloat16.through_float32(model.SerializeToString())
+    found = [name for node in onnx.load_from_string(made).graph.node for name in node.output]
+    assert len(set(found)) == len(found)
+    assert set(found).isdisjoint({"x", *(f"float32.{number}" for number in (1, 2, 3))})
+    x = np.full((2, 4), bfloat16.bits(3.0), np.uint16)
+    y = np.empty_like(x)
+    ask(made, {"y": y}, **{"x": x, "float32.3": x})
+    assert bfloat16.floats(y).tolist() == 2 * [[6, 9, 12, 15]]
+
+
+def test_operators_that_are_written_out_take_no_name_that_there_is():
+    nodes = [
+        ("Neg", ["x"], "plain.0", {}),
+        ("RMSNormalization", ["plain.0", "w"], "y", {}),
+    ]
+    kind = (TensorProto.FLOAT, ["batch", 4])
+    content = graph(nodes, {"x": kind}, {"y": kind}, {"w": np.ones(4, np.float32)})
+    made = plain(content, {"batch": 2}, PLAIN)
+    x = np.array([[1, 2, 3, 4]], np.float32)
+    want, found = (onnxruntime.InferenceSession(c).run(None, {"x": x})[0] for c in (content, made))
+    np.testing.assert_allclose(found, want, rtol=1e-6)

@@ -7,6 +7,7 @@ CUDA has no kernel.
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
 import json
 import math
@@ -22,6 +23,7 @@ from msgspec.structs import replace
 from edgers.cli import cli
 from edgers_engines import bundle as bundle_module
 from edgers_engines.bundle import MANIFEST, Bundle
+from edgers_engines.cuda_attention import check_attention
 from edgers_engines.decoder_graph import cuda_decoder, standard_decoder
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import BundleError, InputError
@@ -319,6 +321,21 @@ def computed_cache(model):
     attention(model).input[3] = "past.99.key"
 
 
+def computed_table(model, index):
+    """Its shape could be any."""
+    model.graph.node.insert(0, onnx.helper.make_node("Neg", ["rotation.cos"], ["table"]))
+    attention(model).input[index] = "table"
+
+
+def norm(model):
+    return next(node for node in model.graph.node if node.op_type == "SkipSimplifiedLayerNormalization")
+
+
+def renew(field, values):
+    del field[:]
+    field.extend(values)
+
+
 HOSTILE = {
     "no second operator set": (
         lambda m: m.opset_import.pop(),
@@ -369,18 +386,61 @@ HOSTILE = {
         "reads 'total_length' as input 5",
     ),
     "a cache that the graph computes": (computed_cache, "reads 'past.99.key' as input 3"),
-    "no cache": (
-        lambda m: attention(m).input.__setitem__(3, ""),
-        r"reads '' as input 3; only the graph's own input past",
-    ),
     "embeddings as the cache": (
         lambda m: attention(m).input.__setitem__(4, "embeddings"),
         "reads 'embeddings' as input 4",
     ),
     "too few inputs": (
         lambda m: attention(m).input.__delitem__(slice(5, None)),
-        "reads '' as input 5",
+        r"\(GroupQueryAttention\) has the inputs \[.*; exactly 9 are allowed, all given",
     ),
+    "positions that the graph gives, by which its kernels look up": (
+        lambda m: attention(m).input.append("rotation.cos"),
+        "exactly 9 are allowed",
+    ),
+    **{
+        f"input {index} left out": (
+            lambda m, index=index: attention(m).input.__setitem__(index, ""),
+            "exactly 9 are allowed, all given",
+        )
+        for index in (0, 1, 2, 3, 7, 8)
+    },
+    **{
+        f"a computed table as input {index}": (
+            lambda m, index=index: computed_table(m, index),
+            f"reads 'table' as input {index}; only an initializer is allowed",
+        )
+        for index in (7, 8)
+    },
+    **{
+        f"outputs {written}": (
+            lambda m, written=written: renew(attention(m).output, written),
+            r"\(GroupQueryAttention\) has the outputs .*; allowed are",
+        )
+        for written in (
+            ["", "", ""],
+            [],
+            ["a", "present.0.key"],
+            ["a", "", "present.0.value"],
+            ["a", "b", "c"],
+            ["a", "present.0.key", "present.0.value", "scores"],
+        )
+    },
+    "a norm of two inputs": (
+        lambda m: norm(m).input.pop(),
+        r"\(SkipSimplifiedLayerNormalization\) has the inputs .*; exactly 3 are allowed",
+    ),
+    "a norm with a bias": (
+        lambda m: norm(m).input.append(norm(m).input[2]),
+        r"\(SkipSimplifiedLayerNormalization\) has the inputs .*; exactly 3 are allowed",
+    ),
+    **{
+        f"a norm with the outputs {written}": (
+            lambda m, written=written: renew(norm(m).output, written),
+            r"\(SkipSimplifiedLayerNormalization\) has the outputs .*; allowed are",
+        )
+        for written in (["", "", "", "sum"], ["n", "mean", "", "sum"], [""], ["n", "", "", ""])
+    },
 }
 
 
@@ -391,6 +451,160 @@ def test_a_hostile_decoder_for_cuda_is_refused_by_one_line_that_says_why(half, n
     damage(model)
     with pytest.raises(ValueError, match=says):
         read_graph(model.SerializeToString(), for_cuda=True)
+
+
+def stored(model, name, shape, kind=onnx.TensorProto.FLOAT16):
+    """An initializer that any shape can be given, instead of one in the file of weights or besides."""
+    kept = [tensor for tensor in model.graph.initializer if tensor.name != name]
+    size = 8 if kind == onnx.TensorProto.INT64 else 2
+    bytes_ = bytes(math.prod(shape) * size)
+    renew(model.graph.initializer, [*kept, onnx.helper.make_tensor(name, kind, shape, bytes_, raw=True)])
+
+
+def through(model, index, operator, *more, **attributes):
+    """An operator between the attention and what it reads."""
+    place = list(model.graph.node).index(attention(model))
+    made = onnx.helper.make_node(
+        operator, [attention(model).input[index], *more], [f"odd.{len(model.graph.node)}"], **attributes
+    )
+    attention(model).input[index] = made.output[0]
+    model.graph.node.insert(place, made)
+
+
+def set_attribute(model, name, value):
+    next(a for a in attention(model).attribute if a.name == name).i = value
+
+
+def longer_when_long(model):
+    """As many positions as the embeddings have, as long as these are few."""
+    numbers = {"from": 64, "to": 128, "axis": 1}
+    for name, number in numbers.items():
+        tensor = onnx.numpy_helper.from_array(np.array([number]), name)
+        model.graph.initializer.append(tensor)
+    for index in range(3):
+        place = list(model.graph.node).index(attention(model))
+        name = attention(model).input[index]
+        model.graph.node.insert(place, onnx.helper.make_node("Slice", [name, *numbers], [f"end.{index}"]))
+        through(model, index, "Concat", f"end.{index}", axis=1)
+
+
+def repeated(model):
+    """A single position would become three."""
+    for index in range(3):
+        stored(model, "three", (1, 3, 1))
+        through(model, index, "Add", "three")
+
+
+def from_the_cache(model):
+    """As many positions as the cache has."""
+    node = attention(model)
+    stored(model, "flat", (3,), onnx.TensorProto.INT64)
+    flat = onnx.helper.make_node("Reshape", ["past.0.key", "flat"], ["odd"])
+    model.graph.node.insert(0, flat)
+    tensor = next(t for t in model.graph.initializer if t.name == "flat")
+    tensor.raw_data = np.array([2, -1, 32]).tobytes()
+    node.input[1] = node.input[2] = "odd"
+
+
+def counted(model):
+    """A number that differs from run to run."""
+    made = onnx.helper.make_node("Cast", ["total_length"], ["count"], to=onnx.TensorProto.FLOAT16)
+    model.graph.node.insert(0, made)
+
+
+def counted_weight(model):
+    counted(model)
+    stored(model, "square", (64, 64))
+    model.graph.node.insert(1, onnx.helper.make_node("Add", ["square", "count"], ["weight"]))
+    through(model, 0, "MatMul", "weight")
+
+
+def unknown_then_product(model):
+    """What a product keeps, it must have been given."""
+    stored(model, "square", (64, 64))
+    through(model, 0, "Trilu")
+    through(model, 0, "MatMul", "square")
+
+
+BEYOND = {
+    "a table of one dimension": (lambda m: stored(m, "rotation.cos", (256,)), r"rotates by .*cos.* \(256,\)"),
+    "a table of too few positions": (
+        lambda m: stored(m, "rotation.sin", (255, 8)),
+        r"rotates by 'rotation.sin' of shape \(255, 8\); expected at least 256 positions of 8",
+    ),
+    "a table for other heads": (lambda m: stored(m, "rotation.cos", (256, 16)), "rotates by"),
+    "a table of three dimensions": (lambda m: stored(m, "rotation.cos", (256, 8, 1)), "rotates by"),
+    "no rotation": (lambda m: set_attribute(m, "do_rotary", 0), "does not rotate; do_rotary = 1 is expected"),
+    "more heads than the query has": (lambda m: set_attribute(m, "num_heads", 8), r"expected .*, 128\) for"),
+    "no heads": (lambda m: set_attribute(m, "num_heads", 0), "has 0 heads for 2 of the cache"),
+    "fewer heads than none": (lambda m: set_attribute(m, "num_heads", -4), "has -4 heads for 2"),
+    "heads that no group has": (lambda m: set_attribute(m, "num_heads", 3), "has 3 heads for 2"),
+    "other heads than the cache": (
+        lambda m: set_attribute(m, "kv_num_heads", 1),
+        "has 4 heads for 1 of the cache; expected a multiple of the manifest's 2",
+    ),
+    "heads that 32 bits do not hold": (
+        lambda m: set_attribute(m, "num_heads", (1 << 32) + 4),
+        "expected what is made of",
+    ),
+    "no number of heads": (
+        lambda m: attention(m).attribute.remove(
+            next(a for a in attention(m).attribute if a.name == "num_heads")
+        ),
+        "has None heads for 2",
+    ),
+    "keys with the width of queries": (
+        lambda m: attention(m).input.__setitem__(1, attention(m).input[0]),
+        r"shape \(2, 3, 64\); expected what is made of .* \(2, 3, 32\) for 2 rows of 3 positions",
+    ),
+    "more positions than were counted, once there are many": (longer_when_long, "expected what is made of"),
+    "more positions than were counted": (repeated, "expected what is made of"),
+    "positions that are rows": (
+        lambda m: through(m, 0, "Transpose", perm=[1, 0, 2]),
+        "expected what is made of",
+    ),
+    "an operator of which that is not known": (
+        lambda m: through(m, 0, "Trilu"),
+        "expected what is made of",
+    ),
+    "what the cache holds": (from_the_cache, "expected what is made of"),
+    "a weight that the graph computes": (counted_weight, "expected what is made of"),
+    "a product with what is not known": (unknown_then_product, "expected what is made of"),
+    "a summand that the graph computes": (
+        lambda m: (counted(m), through(m, 0, "Add", "count")),
+        "expected what is made of",
+    ),
+    "a weight for each row": (
+        lambda m: (stored(m, "each", (2, 64, 64)), through(m, 0, "MatMul", "each")),
+        "expected what is made of",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_an_attention_that_could_reach_beyond_the_cache_is_refused(half, name):
+    damage, says = BEYOND[name]
+    model = onnx.load_from_string(half.read("decoder.cuda.onnx"))
+    damage(model)
+    content = model.SerializeToString()
+    read_graph(content, for_cuda=True)
+    with pytest.raises(ValueError, match=says):
+        check_attention(content, half.manifest.dimensions)
+
+
+def test_a_bundle_with_such_a_decoder_is_refused_before_a_runtime_has_it(half, tmp_path):
+    """A flat table ends the process of ONNX Runtime's CPU."""
+    root = shutil.copytree(half.path, tmp_path / "bundle")
+    model = onnx.load_from_string(half.read("decoder.cuda.onnx"))
+    BEYOND["a table of one dimension"][0](model)
+    content = model.SerializeToString()
+    (root / "decoder.cuda.onnx").write_bytes(content)
+    manifest = json.loads((root / MANIFEST).read_bytes())
+    file = next(file for file in manifest["files"] if file["path"] == "decoder.cuda.onnx")
+    file.update(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    (root / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"decoder.cuda.onnx: the GroupQueryAttention .* rotates by"):
+        Bundle.load(root)
 
 
 def test_the_cpu_backend_runs_the_standard_one_of_such_a_bundle(half):
