@@ -51,7 +51,7 @@ class Frame(click.ParamType[tuple[int, int]]):
 @click.option(
     "--quantize",
     "quantization",
-    type=click.Choice(["int8-weights", "int4-weights", "int8"]),
+    type=click.Choice(["int8-weights", "int4-weights", "int8", "fp8"]),
     help="Store the weights of the decoder's layers in fewer bits, or multiply 8-bit numbers in all layers; "
     "again another base classifier.",
 )
@@ -59,7 +59,7 @@ class Frame(click.ParamType[tuple[int, int]]):
     "--calibrate",
     type=PATH,
     metavar="FOLDER",
-    help="Images like those to be asked about, whose largest inputs become the scales of int8.",
+    help="Images like those to be asked about, whose largest inputs become the scales of int8 and fp8.",
 )
 @click.option(
     "--frame",
@@ -111,12 +111,13 @@ def command(
 ) -> int:
     """Turn a local Hugging Face LLaVA checkpoint into a bundle, and compare it with PyTorch."""
     from edgers.collect import images_in
+    from edgers_engines.manifest import CALIBRATED
 
     check_new(out)  # before torch is imported, which takes a while
     if not checkpoint.is_dir():
         raise InputError(f"there is no folder {checkpoint}: download the checkpoint first, nothing here does")
-    if (quantization == "int8") != (calibrate is not None):
-        raise click.UsageError("--quantize int8 needs --calibrate FOLDER, and nothing else does")
+    if (quantization in CALIBRATED) != (calibrate is not None):
+        raise click.UsageError("--quantize int8 and fp8 need --calibrate FOLDER, and nothing else does")
     images = images_in([calibrate]) if calibrate else []
     oracles = _read_rules(rules_paths)
     start = time.perf_counter()

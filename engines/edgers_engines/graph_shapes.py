@@ -19,7 +19,7 @@ from edgers_engines.onnx_schema import ATTRIBUTE_VALUES, BITS, CUDA_MODEL, DTYPE
 from edgers_engines.protobuf import Message
 
 _FEW = 64  # numbers that a shape is computed from
-_NOT_OF_NUMPY = {"bfloat16", "int4"}  # no shape is computed in these
+_NOT_OF_NUMPY = {"bfloat16", "float8_e4m3fn", "int4"}  # no shape is computed in these
 
 
 @dataclass(frozen=True, slots=True)

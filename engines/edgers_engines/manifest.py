@@ -19,8 +19,10 @@ Precision = Literal["fp32", "fp16", "bf16"]
 ACTIVATIONS: dict[Precision, Dtype] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 CUDA_PRECISIONS: tuple[Precision, ...] = ("fp16",)  # that GroupQueryAttention has kernels for on CUDA
 # What is narrower besides: the weights of the decoder's linear layers are stored as integers, and widened for
-# products; or integers are multiplied, in these layers and those of the vision tower.
-Quantization = Literal["int8-weights", "int4-weights", "int8"]
+# products; or numbers of 8 bits are multiplied, in these layers and those of the vision tower, by scales that
+# images are calibrated on.
+Quantization = Literal["int8-weights", "int4-weights", "int8", "fp8"]
+CALIBRATED: tuple[Quantization, ...] = ("int8", "fp8")
 Opset = Annotated[int, Meta(ge=24, le=25)]  # 24 is the first with TensorScatter, 25 the last that was tried
 
 

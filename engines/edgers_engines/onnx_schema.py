@@ -158,7 +158,7 @@ MODEL: Schema = {
 CUDA_MODEL: Schema = {**MODEL, 8: _message("opset_import", OPERATOR_SET, 2)}
 
 # TensorProto.DataType -> its name and the bits of one element; numbers of 4 bits lie two in a byte. NumPy has
-# neither int4 nor bfloat16, and its own types for the other names. No strings, no complex numbers.
+# none of int4, bfloat16 and float8_e4m3fn, and its own types for the others. No strings, nothing complex.
 DTYPES: dict[int, tuple[str, int]] = {
     1: ("float32", 32),
     2: ("uint8", 8),
@@ -173,6 +173,7 @@ DTYPES: dict[int, tuple[str, int]] = {
     12: ("uint32", 32),
     13: ("uint64", 64),
     16: ("bfloat16", 16),
+    17: ("float8_e4m3fn", 8),
     22: ("int4", 4),
 }
 BITS = dict(DTYPES.values())

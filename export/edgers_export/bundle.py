@@ -27,6 +27,7 @@ from edgers_engines.fields import NAME
 from edgers_engines.image import CameraImage, Preparation, prepare
 from edgers_engines.manifest import (
     ACTIVATIONS,
+    CALIBRATED,
     CUDA_PRECISIONS,
     SCHEMA_VERSION,
     CudaDecoder,
@@ -108,8 +109,8 @@ def export_bundle(
         oracles: rule oracles to carry.
         precision: of weights and activations; canvas and logits are float32 in all.
         quantization: what is narrower besides.
-        calibration: for "int8", images like those that will be asked about: the largest inputs of each layer,
-            over noisy copies of them, become its scales.
+        calibration: for those in `CALIBRATED`, images like those that will be asked about: the largest inputs
+            of each layer, over noisy copies of them, become its scales.
         frame: height and width of the camera's images, for families that cut them into tiles.
         pool: how many neighbouring image features along each side become one; the certified model is the one
             that sees their averages.
@@ -124,14 +125,14 @@ def export_bundle(
         The bundle, loaded back from `out`.
 
     Raises:
-        InputError: `out` is there already, a decoder for CUDA is asked for in another precision, or "int8"
-            lacks images.
+        InputError: `out` is there already, a decoder for CUDA is asked for in another precision, or images
+            to calibrate on are lacking.
         ImageError: one of these cannot be read.
         ExportError: the checkpoint lacks something, or the graphs do not answer as PyTorch does.
     """
     name = _checked_name(name or _NOT_IN_A_NAME.sub("-", out.name).strip("-._") or "bundle")
-    if (quantization == "int8") != bool(calibration):
-        raise InputError("int8 needs images to calibrate by (--calibrate), and nothing else does")
+    if (quantization in CALIBRATED) != bool(calibration):
+        raise InputError(f"{' and '.join(CALIBRATED)} need images (--calibrate), and nothing else does")
     out.parent.mkdir(parents=True, exist_ok=True)
     check_new(out)
     if cuda_decoder:
@@ -306,7 +307,7 @@ def _parity(bundle: Bundle, decoder: DecoderGraph, want: Reference) -> Parity:
         ExportError: they are not the same model.
     """
     manifest, narrow = bundle.manifest, bundle.manifest.numbers
-    least = LEAST_EQUAL_ROUNDED if manifest.quantization == "int8" else LEAST_EQUAL[manifest.precision]
+    least = LEAST_EQUAL_ROUNDED if manifest.quantization in CALIBRATED else LEAST_EQUAL[manifest.precision]
     parity = compare(VisionLanguageModel(bundle, decoder=decoder), want)
     if parity.equal_tokens < least * parity.tokens:
         raise ExportError(

@@ -1,8 +1,8 @@
-"""Linear layers in small integers: symmetric, each number rounded to the nearest, all scales stored.
+"""Linear layers in small numbers: symmetric, each rounded to the nearest, all scales stored.
 
-A quantized checkpoint is another model, the one with the rounded weights and, in "int8", the rounded inputs
-of its layers; PyTorch in float32 with these is what its graphs are compared with. Nothing about a batch is
-measured when it runs: no row's answer depends on its neighbours.
+A quantized checkpoint is another model, the one with the rounded weights and, in "int8" and "fp8", the
+rounded inputs of its layers; PyTorch in float32 with these is what its graphs are compared with. Nothing
+about a batch is measured when it runs: no row's answer depends on its neighbours.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from edgers_engines.manifest import Quantization
+from edgers_engines.manifest import CALIBRATED, Quantization
 from edgers_export.errors import ExportError
 
 # The sizes of block that TensorRT has kernels for, and a smaller one for small models; the first that fits.
 BLOCKS = (128, 64, 32)
-# Codes of weights are symmetric: the most negative one is not used.
-_LARGEST: dict[Quantization, int] = {"int8": 127, "int8-weights": 127, "int4-weights": 7}
-_LEAST_INPUT, _LARGEST_INPUT = -128, 127
+# Codes of weights are symmetric: the most negative integer is not used.
+_LARGEST: dict[Quantization, int] = {"int8": 127, "int8-weights": 127, "int4-weights": 7, "fp8": 448}
+FP8 = torch.float8_e4m3fn
 
 
 class QuantizedLinear(nn.Module):
     """A linear layer of which codes and scales are stored: y = x · (codes * scales) + bias.
 
-    codes: int8 [in, out]. scales: [in / block, out], or [out] where a column is one block. input_scale: []
-    where x is rounded too, to multiples of it.
+    codes: int8 or float8 [in, out]. scales: [in / block, out], or [out] where a column is one block.
+    input_scale: [] where x is rounded too, to multiples of it by such codes.
     """
 
     codes: Tensor
@@ -39,7 +39,7 @@ class QuantizedLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.register_buffer("codes", codes)
-        self.register_buffer("zero", torch.zeros((), dtype=torch.int8))
+        self.register_buffer("zero", torch.zeros((), dtype=codes.dtype))
         # Parameters, so that they follow the model to another type.
         self.scales = nn.Parameter(scales, requires_grad=False)
         self.input_scale = None if input_scale is None else nn.Parameter(input_scale, requires_grad=False)
@@ -47,9 +47,9 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        traced = torch.onnx.is_in_onnx_export()
-        if self.input_scale is not None:
-            x = self._traced_input(x, self.input_scale) if traced else _rounded(x, self.input_scale)
+        traced, scale = torch.onnx.is_in_onnx_export(), self.input_scale
+        if scale is not None:
+            x = self._traced_input(x, scale) if traced else _rounded(x, scale, self.zero.dtype)
         product = x @ (self._traced_weight() if traced else self.weight)
         return product if self.bias is None else product + self.bias
 
@@ -69,7 +69,7 @@ class QuantizedLinear(nn.Module):
         return _operator("DequantizeLinear", (self.codes, self.scales), self.scales.dtype, where)
 
     def _traced_input(self, x: Tensor, scale: Tensor) -> Tensor:
-        codes = _operator("QuantizeLinear", (x, scale, self.zero), torch.int8, {})
+        codes = _operator("QuantizeLinear", (x, scale, self.zero), self.zero.dtype, {})
         return _operator("DequantizeLinear", (codes, scale, self.zero), x.dtype, {})
 
 
@@ -82,9 +82,16 @@ def _operator(
     return result
 
 
-def _rounded(x: Tensor, scale: Tensor) -> Tensor:
-    """QuantizeLinear and DequantizeLinear: halves to the even neighbour, what is too large to the largest."""
-    return (x / scale).round().clamp(_LEAST_INPUT, _LARGEST_INPUT) * scale
+def _rounded(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """QuantizeLinear and DequantizeLinear of inputs, whose most negative code is used."""
+    least = -448 if dtype == FP8 else -128
+    return _codes(x / scale, dtype, least, _LARGEST["fp8" if dtype == FP8 else "int8"]).to(x.dtype) * scale
+
+
+def _codes(x: Tensor, dtype: torch.dtype, least: int, largest: int) -> Tensor:
+    """Halves to the even neighbour, what is too large to the largest."""
+    kept = x.clamp(least, largest) if dtype == FP8 else x.round().clamp(least, largest)
+    return kept.to(dtype)
 
 
 class _Place(NamedTuple):
@@ -98,7 +105,7 @@ class _Place(NamedTuple):
 
 @contextmanager
 def largest_inputs(model: Any) -> Iterator[dict[nn.Module, float]]:  # noqa: ANN401  transformers is untyped
-    """The largest magnitude among the inputs of each layer that "int8" quantizes, while the block runs.
+    """The largest magnitude among the inputs of each layer that "int8" and "fp8" quantize, in the block.
 
     Args:
         model: `LlavaForConditionalGeneration` in float32, whose layers are still its own.
@@ -109,7 +116,7 @@ def largest_inputs(model: Any) -> Iterator[dict[nn.Module, float]]:  # noqa: ANN
         found[layer] = max(found.get(layer, 0.0), float(inputs[0].abs().max()))
 
     with ExitStack() as stack:
-        for place in _places(model, "int8"):
+        for place in _places(model, CALIBRATED[0]):
             stack.callback(place.layer.register_forward_pre_hook(look).remove)
         yield found
 
@@ -120,19 +127,20 @@ def quantize(
     scale_type: torch.dtype,
     inputs: Mapping[nn.Module, float] | None = None,
 ) -> None:
-    """Quantize the decoder's layers, in "int8" those of the vision tower too; all else stays.
+    """Quantize the decoder's layers, in "int8" and "fp8" those of the vision tower too; all else stays.
 
     Args:
         model: `LlavaForConditionalGeneration` in float32.
         kind: what is rounded, and how far.
         scale_type: the activations' type in the bundle: scales are rounded to it, and then codes are chosen.
-        inputs: for "int8", what `largest_inputs` found; a layer that is not in it was never asked, and stays.
+        inputs: for these two, what `largest_inputs` found; a layer that is not in it was never asked, and
+            stays.
 
     Raises:
         ExportError: a layer has too odd a size for blocks.
     """
     for parent, child, layer, name in list(_places(model, kind)):
-        if kind != "int8":
+        if kind not in CALIBRATED:
             setattr(parent, child, _quantized(layer, kind, scale_type, None, name))
         elif inputs and layer in inputs:
             setattr(parent, child, _quantized(layer, kind, scale_type, inputs[layer], name))
@@ -140,7 +148,7 @@ def quantize(
 
 def _places(model: Any, kind: Quantization) -> Iterator[_Place]:  # noqa: ANN401  as above
     parts = [("decoder", model.model.language_model.layers)]
-    if kind == "int8":
+    if kind in CALIBRATED:
         parts.append(("vision tower", model.model.vision_tower.vision_model.encoder.layers))
     for part, layers in parts:
         for name, parent in layers.named_modules():
@@ -157,12 +165,12 @@ def _quantized(
     block = _block(size, name) if kind == "int4-weights" else size
     blocks = weight.reshape(size // block, block, -1)
     scales = _scale(blocks.abs().amax(1) / largest, scale_type)
-    codes = (blocks / scales[:, None]).round().clamp(-largest, largest).to(torch.int8)
+    codes = _codes(blocks / scales[:, None], FP8 if kind == "fp8" else torch.int8, -largest, largest)
     return QuantizedLinear(
         codes.reshape(weight.shape).contiguous(),
         scales if kind == "int4-weights" else scales[0].clone(),
         layer.bias,
-        None if largest_input is None else _scale(torch.tensor(largest_input / _LARGEST_INPUT), scale_type),
+        None if largest_input is None else _scale(torch.tensor(largest_input / largest), scale_type),
     )
 
 

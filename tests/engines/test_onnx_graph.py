@@ -331,7 +331,7 @@ HOSTILE = {
     # tensors
     "a tensor of text": (with_tensor(data_type=8), r"initializer\[2\] has the element type 8"),
     "a tensor of complex numbers": (with_tensor(data_type=14), "has the element type 14"),
-    "a tensor of 8-bit floats": (with_tensor(data_type=17, raw_data=b"\0"), "has the element type 17"),
+    "a tensor of 8-bit floats of another kind": (with_tensor(data_type=18, raw_data=b"\0"), "type 18"),
     "a tensor of 4-bit numbers without a sign": (
         with_tensor(data_type=21, raw_data=b"\0"),
         "has the element type 21",

@@ -20,6 +20,7 @@ from edgers_engines import tensorrt_plan
 from edgers_engines.bundle import Bundle
 from edgers_engines.errors import InputError
 from edgers_engines.graph_shapes import steps
+from edgers_engines.manifest import CALIBRATED
 from edgers_engines.memory_plan import plan_memory
 from edgers_engines.onnx_graph import read_graph
 from edgers_engines.plain_operators import PLAIN, plain
@@ -34,14 +35,19 @@ from tests.export.test_families import every_value
 from tests.export.test_tensorrt_plan import build, lacking
 
 STEPS = {"int8-weights": 127, "int4-weights": 7}
-TYPES = {"int8": TensorProto.INT8, "int8-weights": TensorProto.INT8, "int4-weights": TensorProto.INT4}
+TYPES = {
+    "int8": TensorProto.INT8,
+    "fp8": TensorProto.FLOAT8E4M3FN,
+    "int8-weights": TensorProto.INT8,
+    "int4-weights": TensorProto.INT4,
+}
 
 
-@pytest.fixture(scope="module", params=["int8-weights", "int4-weights", "int8"])
+@pytest.fixture(scope="module", params=["int8-weights", "int4-weights", "int8", "fp8"])
 def case(request, tmp_path_factory):
     """A checkpoint and its bundle: one with biases in fp32, the demo model in fp16 and in fp32."""
     kind, folder = request.param, tmp_path_factory.mktemp("narrow")
-    if kind == "int8":
+    if kind in CALIBRATED:
         images = demo.frames()[:2]
         return CHECKPOINT, export_bundle(CHECKPOINT, folder / "bundle", quantization=kind, calibration=images)
     if kind == "int8-weights":
@@ -68,7 +74,7 @@ def quantized(weight, kind, scale_type=torch.float32):
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     layer.weight = nn.Parameter(weight)
     model = model_of(layer)
-    quantize(model, kind, scale_type)
+    quantize(model, kind, scale_type, {layer: 1.0})
     return model.model.language_model.layers[0]["layer0"]
 
 
@@ -125,7 +131,10 @@ def test_its_graphs_compute_what_pytorch_computes_with_the_rounded_weights(bundl
     """
     parity, kind = bundle.manifest.parity, bundle.manifest.quantization
     assert parity.equal_tokens == parity.tokens == 128
-    assert parity.largest_logit_difference < {"int8-weights": 2e-5, "int4-weights": 0.1, "int8": 2}[kind]
+    assert (
+        parity.largest_logit_difference
+        < {"int8-weights": 2e-5, "int4-weights": 0.1, "int8": 2, "fp8": 2}[kind]
+    )
 
 
 def test_the_manifest_says_what_is_narrow_and_nothing_where_nothing_is(bundle, demo_bundle):
@@ -162,11 +171,11 @@ def test_the_codes_are_those_of_the_checkpoints_weights(case):
     )
     scale_type = getattr(torch, bundle.manifest.activations)
     kind = bundle.manifest.quantization
-    want = quantized(weight.float(), "int8-weights" if kind == "int8" else kind, scale_type)
+    want = quantized(weight.float(), kind, scale_type)
     stored = {tensor.name: tensor for tensor in onnx.load(bundle.path / "decoder.onnx").graph.initializer}
     for part in ("codes", "scales"):
         found = numpy_helper.to_array(stored[f"language_model.layers.1.mlp.down_proj.{part}"])
-        assert np.array_equal(found.astype(np.float32), getattr(want, part).detach().numpy())
+        assert np.array_equal(found.astype(np.float32), getattr(want, part).detach().float().numpy())
 
 
 def test_types_and_shapes_are_known_and_the_widest_weight_counts_as_memory(bundle):
@@ -174,7 +183,8 @@ def test_types_and_shapes_are_known_and_the_widest_weight_counts_as_memory(bundl
     for graph in ("vision.onnx", "decoder.onnx"):
         known = dict(pair for step in steps(bundle.read(graph), sizes) for pair in step.outputs)
         found = every_value(bundle, graph, sizes)
-        assert {name: (value.dtype, value.shape) for name, value in known.items()} == {
+        # ONNX Runtime hands out float8 as its bits.
+        assert {n: (v.dtype.replace("float8_e4m3fn", "uint8"), v.shape) for n, v in known.items()} == {
             name: (str(array.dtype), array.shape) for name, array in found.items()
         }
         widest = max([widest, *(found[name].nbytes for name in _widened(bundle, graph))])
@@ -225,21 +235,34 @@ def test_inputs_are_rounded_to_the_scale_that_calibration_found():
     assert halves.round().tolist() == [[0, 2, 2, 0]]
 
 
+def test_in_fp8_inputs_and_weights_are_the_nearest_of_eight_bits():
+    linear, weights = nn.Linear(4, 4, bias=False), torch.tensor([448.0, 17.0, 0.3, 1.0])
+    linear.weight = nn.Parameter(torch.diag(weights))
+    model = model_of(linear)
+    quantize(model, "fp8", torch.float32, {linear: 448.0})
+    layer = model.model.language_model.layers[0]["layer0"]
+    assert layer.input_scale.item() == 1
+    assert torch.allclose(layer.scales, weights / 448)
+    # Between 16 and 32 there is every second number, between 2 and 4 every quarter; 17 and 19 are halves.
+    found = layer(torch.tensor([[17.0, 19.0, 500.0, -3.14]])) / weights
+    assert found.tolist()[0] == pytest.approx([16, 20, 448, -3.25], rel=1e-6)
+
+
 def test_integers_are_multiplied_in_the_decoder_and_in_the_vision_tower(case):
     _, bundle = case
     graphs = {name: read_graph(bundle.read(f"{name}.onnx")).operators for name in ("vision", "decoder")}
-    rounded = bundle.manifest.quantization == "int8"
+    rounded = bundle.manifest.quantization in CALIBRATED
     assert ("QuantizeLinear" in graphs["vision"]) == ("QuantizeLinear" in graphs["decoder"]) == rounded
     assert ("DequantizeLinear" in graphs["vision"]) == rounded
 
 
 def test_the_command_asks_for_images_before_anything_else(tmp_path):
     arguments = ["export", str(CHECKPOINT), "--out", str(tmp_path / "out"), "--quantize", "int8"]
-    with pytest.raises(click.UsageError, match="int8 needs --calibrate FOLDER"):
+    with pytest.raises(click.UsageError, match="int8 and fp8 need --calibrate FOLDER"):
         cli.main(arguments, standalone_mode=False)
 
 
 def test_int8_without_images_and_images_without_int8_are_refused(tmp_path):
     for kind, images in (("int8", ()), ("int8-weights", demo.frames()[:1]), (None, demo.frames()[:1])):
-        with pytest.raises(InputError, match="int8 needs images to calibrate by"):
+        with pytest.raises(InputError, match="int8 and fp8 need images"):
             export_bundle(CHECKPOINT, tmp_path / "out", quantization=kind, calibration=images)
