@@ -11,8 +11,8 @@ class DeviceState(Record, frozen=True, kw_only=True):
     Attributes:
         clocks_mhz: by name, such as "cpu0" and "gpu".
         temperatures_c: by the sensor's name.
-        throttling: why the device runs slower than it might, as it says itself; empty where it says it does not;
-            None where it does not say.
+        throttling: why the device runs slower than it might, as it says itself; empty where it says it does
+            not; None where it does not say.
         power_mode: such as "MAXN" or the processor's governor.
         missing: what could not be read, and why.
     """
