@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from msgspec.structs import replace
@@ -14,9 +15,10 @@ from edgers_engines.decoder_graph import DecoderGraph
 from edgers_engines.device import Array, Buffer
 from edgers_engines.engine import Backend, EngineRecord, open_backend
 from edgers_engines.errors import InputError
-from edgers_engines.generation import MAX_ROWS, Answer, Constraint, Generation, Status
+from edgers_engines.generation import MAX_ROWS, Answer, Generation
 from edgers_engines.graph_record import held_as
 from edgers_engines.kv_cache import KVCache
+from edgers_engines.lane import Constraint, Lane, Status
 from edgers_engines.oracle_record import Classifier, Clusters
 from edgers_engines.prompt import PromptEncoder
 from edgers_engines.text_classifier import TextClassifier
@@ -26,6 +28,11 @@ from edgers_engines.workspace import Workspace
 __all__ = ["MAX_ROWS", "Answer", "Constraint", "Question", "Status", "VisionLanguageModel"]
 
 
+# Bytes of weights. In a smaller model as much time goes into choosing tokens as into computing them, and
+# meanwhile one lane waits for the other: Python does one thing at a time.
+LANES_FROM = 32 << 20
+
+
 class VisionLanguageModel:
     """A bundle's graphs, loaded on one backend.
 
@@ -33,6 +40,9 @@ class VisionLanguageModel:
         bundle: verified bundle.
         backend: where to run; ONNX Runtime on the CPU with all cores unless given.
         decoder: which of the bundle's decoder graphs; the backend's choice unless given.
+
+    Attributes:
+        lanes: parts of a batch that are answered at once, each with its share of the backend's threads.
 
     Raises:
         BackendError: a graph cannot be loaded there, or gives other numbers than the bundle's self-test has.
@@ -48,9 +58,10 @@ class VisionLanguageModel:
         graphs = bundle.manifest.graphs
         self.decoder_graph = decoder or self.backend.decoder(graphs)
         self.prompts = PromptEncoder(bundle)
+        self.lanes = self.backend.lanes if _weights(bundle) >= LANES_FROM else 1
         with bundle.weights() as weights:
             self.vision, self.embed, self.decoder = (
-                self.backend.load(bundle.read(graph.file), graph, weights)
+                self.backend.load(bundle.read(graph.file), graph, weights, lanes=self.lanes)
                 for graph in (graphs.vision, graphs.embed, self.decoder_graph.graph)
             )
         self.workspace = Workspace(self)
@@ -178,7 +189,7 @@ class Question(Generation):
         shape = (rows, dimensions.image_tokens, dimensions.hidden)
         self._features = self.device.empty(shape, held_as(model.bundle.manifest.activations))
         after = np.broadcast_to(model.embeddings(suffix), (rows, len(suffix), dimensions.hidden))
-        self.device.paste(after, self._block, self._start + dimensions.image_tokens)
+        self.device.paste(after, self._memory.block, self._start + dimensions.image_tokens)
         self._share_prefix()
 
     def answers(self, canvases: Buffer) -> list[Answer]:
@@ -198,11 +209,14 @@ class Question(Generation):
         count = len(canvases)
         if not 1 <= count <= self.rows:
             raise InputError(f"a batch holds between 1 and {self.rows} canvases; got {count}")
-        self._encode(canvases)
-        return self._answers(count)
+        return self._answers(count, partial(self._encode, canvases))
 
-    def _encode(self, canvases: Buffer) -> None:
-        with self._timed("encode"):
-            features = self._features[: len(canvases)]
-            self._model.vision.run({"canvas": canvases}, {"features": features})
-            self.device.paste(features, self._block[: len(canvases)], self._start)
+    def _encode(self, canvases: Buffer, lane: Lane) -> None:
+        with lane.timed("encode"):
+            features = self._features[lane.place]
+            self._model.vision.run({"canvas": canvases[lane.place]}, {"features": features})
+            self.device.paste(features, lane.memory.block, self._start)
+
+
+def _weights(bundle: Bundle) -> int:
+    return sum(file.size for file in bundle.manifest.files)

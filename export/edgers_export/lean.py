@@ -1,8 +1,12 @@
-"""The same decoder with less work: whole ONNX operators, and no last layer for positions nobody reads.
+"""The same model with less work.
 
-transformers writes the RMS norm and the rotation of positions out as seven and twelve elementwise steps, each
-of which goes through memory. ONNX has them as one operator each since opset 23. And only the last position's
-logits leave the graph: behind its keys and values, the last layer is computed for that position alone.
+The decoder: transformers writes RMS norm and rotation of positions out as seven and twelve elementwise
+steps, each of which goes through memory. ONNX has them as one operator each since opset 23. And only the last
+position's logits leave the graph: behind its keys and values, the last layer is computed for that position
+alone.
+
+The vision tower: pixels are normalised by the weights of the convolution that reads them, not each by itself:
+sum of w (x - mean) / std = sum of (w / std) x - sum of w mean / std.
 """
 
 from __future__ import annotations
@@ -13,7 +17,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from edgers_export.vision import Vision
 
 
 @contextmanager
@@ -30,6 +36,31 @@ def lean(language_model: Any) -> Iterator[None]:  # noqa: ANN401  transformers i
         for part in (last.self_attn.o_proj, last.post_attention_layernorm, norm):
             stack.callback(part.register_forward_pre_hook(_last_position).remove)
         yield
+
+
+@contextmanager
+def normalising(vision: Vision) -> Iterator[None]:
+    """While it is traced, a tower in float32 normalises by its first convolution.
+
+    Not in narrower numbers: weights that are rounded after the division are off alike for all pixels of a
+    bright image, where pixels around 0 would have made the errors cancel.
+    """
+    convolution = vision.tower.vision_model.embeddings.patch_embedding
+    # What a convolution pads with would have to be normalised as well.
+    if vision.tower.dtype != torch.float32 or any(convolution._reversed_padding_repeated_twice):
+        yield
+        return
+    weight, bias = convolution.weight, convolution.bias
+    mean, std = vision.mean.double(), vision.std.double()
+    folded = weight.double() / std
+    shift = -(folded * mean).sum((1, 2, 3)) + (0 if bias is None else bias.double())
+    convolution.weight, convolution.bias = nn.Parameter(folded.float()), nn.Parameter(shift.float())
+    vision.normalised = lambda views: views  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del vision.normalised
+        convolution.weight, convolution.bias = weight, bias
 
 
 def _last_position(_module: object, inputs: tuple[Tensor]) -> tuple[Tensor]:

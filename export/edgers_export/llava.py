@@ -13,7 +13,7 @@ from edgers_engines.graph_record import Graph
 from edgers_engines.manifest import Dimensions, Graphs
 from edgers_export import attention
 from edgers_export.errors import ExportError
-from edgers_export.lean import lean
+from edgers_export.lean import lean, normalising
 from edgers_export.onnx import GraphWriter
 from edgers_export.recipe import Recipe
 from edgers_export.vision import Vision
@@ -161,14 +161,15 @@ def write_graphs(
     """
     batch, seq = Dim("batch"), Dim("seq")
     progress("vision")
-    features = writer.write(
-        vision,
-        "vision.onnx",
-        example=(torch.rand(2, 3, *canvas_size),),
-        dynamic_shapes=({0: batch},),
-        inputs=["canvas"],
-        outputs=["features"],
-    )
+    with normalising(vision):
+        features = writer.write(
+            vision,
+            "vision.onnx",
+            example=(torch.rand(2, 3, *canvas_size),),
+            dynamic_shapes=({0: batch},),
+            inputs=["canvas"],
+            outputs=["features"],
+        )
     progress("embed")
     embed = writer.write(
         Embed(model),

@@ -75,7 +75,10 @@ class Vision(nn.Module):
 
     def views(self, canvas: Tensor) -> Tensor:
         """What the tower sees, normalised in float32: one view of each canvas, or all of its tiles."""
-        views = canvas if self.tiles is None else self.tiles.cut(canvas)
+        return self.normalised(canvas if self.tiles is None else self.tiles.cut(canvas))
+
+    def normalised(self, views: Tensor) -> Tensor:
+        """Views [views, 3, height, width] in the range that the tower was trained on."""
         return (views - self.mean.float()) / self.std.float()
 
     def forward(self, canvas: Tensor) -> Tensor:
