@@ -70,17 +70,19 @@ def test_lanes_give_the_answers_of_one_batch_bit_for_bit(demo_model, two_lanes, 
         assert question.answers(canvases[:rows]) == expected
 
 
-def test_every_lane_has_its_own_share_and_they_run_at_once(two_lanes, canvases, monkeypatch):
-    """Neither half gets beyond the vision graph before the other one is there too."""
+def test_every_lane_has_its_own_share_and_they_run_at_once(demo_model, two_lanes, canvases, monkeypatch):
+    """Neither half enters or leaves the vision graph before the other one does."""
     meeting, seen, run = threading.Barrier(2), {}, two_lanes.vision.run
 
     def meet(inputs, outputs):
         seen[threading.get_ident()] = len(inputs["canvas"])
         meeting.wait(WAIT)
         run(inputs, outputs)
+        meeting.wait(WAIT)
 
+    expected = ask(demo_model).answers(canvases)
     monkeypatch.setattr(two_lanes.vision, "run", meet)
-    assert len(ask(two_lanes).answers(canvases)) == ROWS
+    assert ask(two_lanes).answers(canvases) == expected
     assert sorted(seen.values()) == [4, 5]
 
 
@@ -116,6 +118,26 @@ def test_a_row_that_is_not_finite_fails_alone_in_whichever_lane(demo_model, two_
     bad[row, 0, 5, 5] = np.nan
     statuses = [answer.status for answer in question.answers(bad)]
     assert [number for number, status in enumerate(statuses) if status is Status.FAILED] == [row]
+    assert question.answers(canvases) == ask(demo_model).answers(canvases)
+
+
+@pytest.mark.parametrize("turns", ["the caller's", "the other"])
+def test_a_row_that_turns_nan_while_decoding_leaves_nothing_to_the_next_batch(
+    demo_model, two_lanes, canvases, monkeypatch, turns
+):
+    """Its NaNs lie where the next batch has not written yet, and 0 times NaN is NaN."""
+    question, run, caller, steps = ask(two_lanes), two_lanes.embed.run, threading.get_ident(), []
+
+    def poisoning(inputs, outputs):
+        run(inputs, outputs)
+        if (threading.get_ident() == caller) == (turns == "the caller's"):
+            steps.append(None)
+            if len(steps) == 2:
+                outputs["embeddings"][0] = np.nan
+
+    monkeypatch.setattr(two_lanes.embed, "run", poisoning)
+    assert [answer.status for answer in question.answers(canvases)].count(Status.FAILED) == 1
+    monkeypatch.undo()
     assert question.answers(canvases) == ask(demo_model).answers(canvases)
 
 
