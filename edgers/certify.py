@@ -273,7 +273,10 @@ class Certifier:
     def _ask(
         self, request: Request, progress: Progress, count: Callable[[Poll, Oracle | Freezing], Counted]
     ) -> Asked[Counted]:
-        rows = min(self.batch_size, max(self.rule.samples, self.selection))
+        most = max(self.rule.samples, self.selection)
+        rows = min(self.batch_size, most)
+        if self.rule.look_every is None:
+            rows = math.ceil(most / math.ceil(most / rows))  # as many batches, alike in size
         return ask(self.model, request, sigma=self.rule.sigma, rows=rows, progress=progress, count=count)
 
     def _drawn(self, part: Part | None, seed: str | None) -> range:

@@ -20,6 +20,9 @@ from edgers_engines.vlm import Answer, Question, Status
 
 TEXTS = 5  # how many of the most frequent are kept
 
+# Nothing is answered while the very first noise is drawn, so where that matters it is drawn for few samples.
+_FIRST_ROWS = 4
+
 Progress = Callable[[int], None]
 Votes = dict[str, int]
 Next = tuple[Stream, int] | tuple[Stream, int, int]
@@ -162,8 +165,12 @@ class Poll:
         )
 
     def _chunks(self, stream: Stream, samples: int, first: int = 0) -> Iterator[Chunk]:
-        for done in range(0, samples, self._question.rows):
-            yield Chunk(stream, first + done, min(self._question.rows, samples - done))
+        done = 0
+        while done < samples:
+            begins = stream is Stream.SELECTION and first + done == 0 and self._question.model.light
+            rows = min(_FIRST_ROWS, self._question.rows) if begins else self._question.rows
+            yield Chunk(stream, first + done, min(rows, samples - done))
+            done += rows
 
     def _chunks_ahead(
         self, stream: Stream, samples: int, first: int, then: Next | None

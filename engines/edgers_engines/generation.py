@@ -57,6 +57,7 @@ class Generation:
         cautious: refuse more rows than are predicted to fit, for a caller that can do with fewer.
 
     Attributes:
+        model: as given, like `rows` and `max_new_tokens`.
         seconds: of each stage; where lanes ran at once, their mean.
 
     Raises:
@@ -99,7 +100,7 @@ class Generation:
             model.workspace.check(rows, block, length)
         self.rows, self.max_new_tokens = rows, limit
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._model = model
+        self.model = model
         self._decoding = Decoding(
             prefix=prefix,
             length=length,
@@ -127,8 +128,8 @@ class Generation:
             count: at least one.
             begin: called by each lane before it answers, to write its rows of the block.
         """
-        places = shares(count, self._model.lanes)
-        lanes = [Lane(self._model, self._decoding, self._memory.of(place), place) for place in places]
+        places = shares(count, self.model.lanes)
+        lanes = [Lane(self.model, self._decoding, self._memory.of(place), place) for place in places]
 
         def answer(lane: Lane) -> None:
             begin(lane)
@@ -143,16 +144,16 @@ class Generation:
             for lane in lanes:
                 for stage, seconds in lane.seconds.items():
                     self.seconds[stage] += seconds / len(lanes)
-        self._model.workspace.ran(count, self._memory.block.shape[1], self._decoding.length)
+        self.model.workspace.ran(count, self._memory.block.shape[1], self._decoding.length)
         return [self._answer(row) for lane in lanes for row in lane.rows]
 
     def _answer(self, row: Row) -> Answer:
         tokens = tuple(row.tokens)
-        return Answer(tokens, self._model.prompts.decode(tokens), row.status or Status.FAILED, row.margin)
+        return Answer(tokens, self.model.prompts.decode(tokens), row.status or Status.FAILED, row.margin)
 
     def _share_prefix(self) -> None:
-        prefix, memory = self._model.shared_prefix, self._memory
+        prefix, memory = self.model.shared_prefix, self._memory
         if prefix:
-            embeddings = self._model.embeddings(prefix)[None]
-            self._model.decode(embeddings, 0, self._decoding.length, memory.cache, memory.logits[:1])
+            embeddings = self.model.embeddings(prefix)[None]
+            self.model.decode(embeddings, 0, self._decoding.length, memory.cache, memory.logits[:1])
             memory.cache.share(len(prefix))

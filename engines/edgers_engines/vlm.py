@@ -28,9 +28,8 @@ from edgers_engines.workspace import Workspace
 __all__ = ["MAX_ROWS", "Answer", "Constraint", "Question", "Status", "VisionLanguageModel"]
 
 
-# Bytes of weights. In a smaller model as much time goes into choosing tokens as into computing them, and
-# meanwhile one lane waits for the other: Python does one thing at a time.
-LANES_FROM = 32 << 20
+# Bytes of weights. In a smaller model, choosing tokens and drawing noise take about as long as the graphs do.
+LIGHT = 32 << 20
 
 
 class VisionLanguageModel:
@@ -42,7 +41,9 @@ class VisionLanguageModel:
         decoder: which of the bundle's decoder graphs; the backend's choice unless given.
 
     Attributes:
-        lanes: parts of a batch that are answered at once, each with its share of the backend's threads.
+        light: whether it is so small that what its graphs do not do matters to the time it takes.
+        lanes: parts of a batch that are answered at once, each with its share of the backend's threads; one
+            in a light model, where one lane waits for the other: Python does one thing at a time.
 
     Raises:
         BackendError: a graph cannot be loaded there, or gives other numbers than the bundle's self-test has.
@@ -58,7 +59,8 @@ class VisionLanguageModel:
         graphs = bundle.manifest.graphs
         self.decoder_graph = decoder or self.backend.decoder(graphs)
         self.prompts = PromptEncoder(bundle)
-        self.lanes = self.backend.lanes if _weights(bundle) >= LANES_FROM else 1
+        self.light = sum(file.size for file in bundle.manifest.files) < LIGHT
+        self.lanes = 1 if self.light else self.backend.lanes
         with bundle.weights() as weights:
             self.vision, self.embed, self.decoder = (
                 self.backend.load(bundle.read(graph.file), graph, weights, lanes=self.lanes)
@@ -214,9 +216,5 @@ class Question(Generation):
     def _encode(self, canvases: Buffer, lane: Lane) -> None:
         with lane.timed("encode"):
             features = self._features[lane.place]
-            self._model.vision.run({"canvas": canvases[lane.place]}, {"features": features})
+            self.model.vision.run({"canvas": canvases[lane.place]}, {"features": features})
             self.device.paste(features, lane.memory.block, self._start)
-
-
-def _weights(bundle: Bundle) -> int:
-    return sum(file.size for file in bundle.manifest.files)

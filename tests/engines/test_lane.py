@@ -191,12 +191,12 @@ class TestWhereThereAreLanes:
 
     def test_a_small_model_has_one_and_a_large_one_two(self, demo_bundle, monkeypatch):
         assert VisionLanguageModel(demo_bundle, open_backend(threads=2)).lanes == 1
-        monkeypatch.setattr(vlm, "LANES_FROM", 1 << 20)
+        monkeypatch.setattr(vlm, "LIGHT", 1 << 20)
         assert VisionLanguageModel(demo_bundle, open_backend(threads=2)).lanes == 2
 
     @pytest.mark.parametrize("lanes", [1, 2])
     def test_each_lane_computes_with_its_share_of_the_threads(self, demo_bundle, monkeypatch, lanes):
-        monkeypatch.setattr(vlm, "LANES_FROM", 0 if lanes == 2 else 1 << 40)
+        monkeypatch.setattr(vlm, "LIGHT", 0 if lanes == 2 else 1 << 40)
         model = VisionLanguageModel(demo_bundle, open_backend(threads=4))
         engines = (model.vision, model.embed, model.decoder)
         assert {e._session.get_session_options().intra_op_num_threads for e in engines} == {4 // lanes}

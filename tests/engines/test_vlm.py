@@ -213,7 +213,7 @@ class TestFailures:
     ):
         """Out of memory is answered by asking again with fewer rows: those rows are not to fail for it."""
         question = ask()
-        decoder = question._model.decoder
+        decoder = question.model.decoder
         run, runs = decoder.run, []
 
         def breaking(inputs, outputs):
