@@ -25,6 +25,9 @@ from edgers_engines.image import CameraImage, prepare
 from edgers_engines.noise import to_lattice
 from edgers_engines.vlm import Question, VisionLanguageModel
 
+# Of a light model's selection: it waits for the noise of its very first batch.
+FIRST_ROWS = 4
+
 Counted = TypeVar("Counted")
 Begun = TypeVar("Begun")
 
@@ -99,7 +102,15 @@ def ask(
             max_new_tokens=judge.max_new_tokens,
             cautious=True,
         )
-        return question, Poll(question, judge, canvas, sigma=sigma, seed=int(seed, 16), progress=report)
+        return question, Poll(
+            question,
+            judge,
+            canvas,
+            sigma=sigma,
+            seed=int(seed, 16),
+            progress=report,
+            first_rows=FIRST_ROWS if model.light else None,
+        )
 
     while rows > model.max_rows:
         rows = _fewer(rows)

@@ -273,10 +273,7 @@ class Certifier:
     def _ask(
         self, request: Request, progress: Progress, count: Callable[[Poll, Oracle | Freezing], Counted]
     ) -> Asked[Counted]:
-        most = max(self.rule.samples, self.selection)
-        rows = min(self.batch_size, most)
-        if self.rule.look_every is None:
-            rows = math.ceil(most / math.ceil(most / rows))  # as many batches, alike in size
+        rows = min(self.batch_size, max(self.rule.samples, self.selection))
         return ask(self.model, request, sigma=self.rule.sigma, rows=rows, progress=progress, count=count)
 
     def _drawn(self, part: Part | None, seed: str | None) -> range:

@@ -20,9 +20,6 @@ from edgers_engines.vlm import Answer, Question, Status
 
 TEXTS = 5  # how many of the most frequent are kept
 
-# Nothing is answered while the very first noise is drawn, so where that matters it is drawn for few samples.
-_FIRST_ROWS = 4
-
 Progress = Callable[[int], None]
 Votes = dict[str, int]
 Next = tuple[Stream, int] | tuple[Stream, int, int]
@@ -38,6 +35,8 @@ class Poll:
         sigma: noise, in the canvas' unit.
         seed: 128-bit key of the noise.
         progress: called with the number of samples done since the last call.
+        first_rows: samples in the selection's first batch, whose noise nobody draws ahead; as many as in any
+            other unless given.
     """
 
     def __init__(
@@ -49,8 +48,10 @@ class Poll:
         sigma: float,
         seed: int,
         progress: Progress,
+        first_rows: int | None = None,
     ) -> None:
         self._question, self._oracle, self._progress = question, oracle, progress
+        self._first_rows = min(first_rows or question.rows, question.rows)
         device = question.device
 
         # Not a method: a poll that its noise refers to would keep the question, and a GPU's memory with it,
@@ -167,8 +168,8 @@ class Poll:
     def _chunks(self, stream: Stream, samples: int, first: int = 0) -> Iterator[Chunk]:
         done = 0
         while done < samples:
-            begins = stream is Stream.SELECTION and first + done == 0 and self._question.model.light
-            rows = min(_FIRST_ROWS, self._question.rows) if begins else self._question.rows
+            begins = stream is Stream.SELECTION and first + done == 0
+            rows = self._first_rows if begins else self._question.rows
             yield Chunk(stream, first + done, min(rows, samples - done))
             done += rows
 
