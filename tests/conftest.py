@@ -27,6 +27,7 @@ LONGEST = (
     "test_quantization.py",
     "test_tensorrt.py",
     "test_gate.py",
+    "test_distill.py",
     "test_certify.py",
     "test_export.py",
     "test_cuda_decoder.py",
@@ -38,6 +39,8 @@ LONGEST = (
     "test_fuzz.py",
     "test_attach.py",
     "test_encoder.py",
+    "test_cli.py",
+    "test_early.py",
 )
 
 
