@@ -13,6 +13,8 @@ from edgers_engines.bundle import Bundle
 from tests.edgers.hostile import command, refused
 from tests.students import labelled_texts
 
+pytestmark = pytest.mark.usefixtures("quick_exporter")
+
 
 @pytest.fixture
 def edgers(monkeypatch, capsys):

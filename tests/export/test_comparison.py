@@ -11,14 +11,6 @@ from edgers.cli import cli
 from edgers.comparison import Contestant, _same, compare
 from edgers_engines.errors import InputError
 from edgers_engines.vlm import Answer, Status, VisionLanguageModel
-from edgers_export.bundle import export_bundle
-from tests.conftest import CHECKPOINT
-
-
-@pytest.fixture(scope="module")
-def half(tmp_path_factory):
-    """The demo checkpoint in half precision."""
-    return export_bundle(CHECKPOINT, tmp_path_factory.mktemp("comparison") / "half", precision="fp16")
 
 
 def contestant(bundle, **options):
@@ -85,10 +77,10 @@ def certifier_of():
     return lambda bundle: Certifier(bundle, sigma=0.5, samples=40, selection=8, alpha=0.001)
 
 
-def test_half_precision_is_compared_with_full(demo_bundle, half):
+def test_half_precision_is_compared_with_full(demo_bundle, demo_half):
     """On the demo model they agree: so its targets say."""
     frames = compared(
-        contestant(demo_bundle), contestant(half), frames=[*demo.frames()[:8], demo.frames()[9]]
+        contestant(demo_bundle), contestant(demo_half), frames=[*demo.frames()[:8], demo.frames()[9]]
     )
     tokens, equal = sum(f.tokens for f in frames), sum(f.equal_tokens for f in frames)
     assert tokens > 300
@@ -119,8 +111,8 @@ def test_clusters_are_refused(clusters_bundle):
 
 
 @pytest.mark.parametrize("flags", [["--json"], []])
-def test_the_command_compares(demo_bundle, half, capsys, flags):
-    arguments = ["compare-bundles", str(demo_bundle.path), str(half.path), *map(str, demo.frames()[:2])]
+def test_the_command_compares(demo_bundle, demo_half, capsys, flags):
+    arguments = ["compare-bundles", str(demo_bundle.path), str(demo_half.path), *map(str, demo.frames()[:2])]
     question = ["--prompt", demo.PROMPT, "--choices", ",".join(demo.ACTIONS), "--sigma", "0.5"]
     assert cli.main([*arguments, *question, *flags], standalone_mode=False) == 0
     out = capsys.readouterr().out

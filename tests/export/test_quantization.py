@@ -29,7 +29,6 @@ from edgers_engines.tensorrt_plan import open_tensorrt
 from edgers_export.bundle import export_bundle
 from edgers_export.errors import ExportError
 from edgers_export.quantization import BLOCKS, largest_inputs, quantize
-from tests.checkpoints import MINIATURES, write
 from tests.conftest import CHECKPOINT
 from tests.export.test_families import every_value
 from tests.export.test_tensorrt_plan import build, lacking
@@ -44,14 +43,14 @@ TYPES = {
 
 
 @pytest.fixture(scope="module", params=["int8-weights", "int4-weights", "int8", "fp8"])
-def case(request, tmp_path_factory):
+def case(request, exports, tmp_path_factory):
     """A checkpoint and its bundle: one with biases in fp32, the demo model in fp16 and in fp32."""
     kind, folder = request.param, tmp_path_factory.mktemp("narrow")
     if kind in CALIBRATED:
         images = demo.frames()[:2]
         return CHECKPOINT, export_bundle(CHECKPOINT, folder / "bundle", quantization=kind, calibration=images)
     if kind == "int8-weights":
-        checkpoint = write(MINIATURES["llama 3 rotation, biases"], folder / "checkpoint")
+        checkpoint = exports.checkpoint("llama 3 rotation, biases")
         return checkpoint, export_bundle(checkpoint, folder / "bundle", quantization=kind)
     return CHECKPOINT, export_bundle(CHECKPOINT, folder / "bundle", precision="fp16", quantization=kind)
 

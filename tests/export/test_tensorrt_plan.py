@@ -17,16 +17,9 @@ from edgers_engines.tensorrt_graph import tensorrt_graph
 from edgers_engines.tensorrt_plan import build_plan, open_tensorrt
 from edgers_export.bundle import export_bundle
 from tests.checkpoints import MINIATURES, Miniature, write
-from tests.conftest import CHECKPOINT
 
 POSITIONS = 256
 GRAPHS = ("vision", "embed", "decoder")
-
-
-@pytest.fixture(scope="module")
-def half(tmp_path_factory):
-    """The demo model in half precision."""
-    return export_bundle(CHECKPOINT, tmp_path_factory.mktemp("half") / "demo", precision="fp16")
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +58,8 @@ def like(library, **changed):
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_every_graph_of_the_demo_model_in_half_precision_becomes_a_plan(half, name):
-    assert len(build(half, f"graphs.{name}").content) > 100_000
+def test_every_graph_of_the_demo_model_in_half_precision_becomes_a_plan(demo_half, name):
+    assert len(build(demo_half, f"graphs.{name}").content) > 100_000
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -83,7 +76,7 @@ def test_the_demo_bundles_oracle_becomes_a_plan(demo_bundle):
     assert len(build(demo_bundle, "oracles.robot-action").content) > 1_000_000, "the weights are in it"
 
 
-def test_a_build_tells_its_steps_and_can_be_ended(half):
+def test_a_build_tells_its_steps_and_can_be_ended(demo_half):
     steps = []
 
     def tell(phase, step, count):
@@ -91,12 +84,12 @@ def test_a_build_tells_its_steps_and_can_be_ended(half):
         return len(steps) < 5
 
     with pytest.raises(BackendError, match=r"cannot build decoder\.onnx: .*[Cc]ancel"):
-        build(half, "graphs.decoder", progress=tell)
+        build(demo_half, "graphs.decoder", progress=tell)
     assert len(steps) >= 5
     assert all(phase and 1 <= step <= count for phase, step, count in steps)
 
 
-def test_a_plan_keeps_the_graphs_precisions_and_serves_every_profile(half, monkeypatch):
+def test_a_plan_keeps_the_graphs_precisions_and_serves_every_profile(demo_half, monkeypatch):
     library = open_tensorrt()
     networks, configs = [], []
 
@@ -110,15 +103,15 @@ def test_a_plan_keeps_the_graphs_precisions_and_serves_every_profile(half, monke
             return configs[-1]
 
     monkeypatch.setattr(tensorrt_plan, "open_tensorrt", lambda: like(library, Builder=Watched))
-    build(half, "graphs.decoder")
+    build(demo_half, "graphs.decoder")
     ((network,), (config,)) = networks, configs
     assert network.get_flag(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     assert not config.get_flag(library.BuilderFlag.TF32)
     assert config.num_optimization_profiles == 2
 
 
-def test_the_cache_of_the_graph_for_tensorrt_has_a_fixed_length(half):
-    content = tensorrt_graph(half.read("decoder.onnx"), "decoder.onnx", {"max_len": POSITIONS})
+def test_the_cache_of_the_graph_for_tensorrt_has_a_fixed_length(demo_half):
+    content = tensorrt_graph(demo_half.read("decoder.onnx"), "decoder.onnx", {"max_len": POSITIONS})
     facts = read_graph(content)
     shapes = {value.name: value.shape for value in (*facts.input_values, *facts.output_values)}
     assert shapes["past.0.key"] == shapes["present.1.value"] == ("batch", 2, POSITIONS, 24)
@@ -126,8 +119,8 @@ def test_the_cache_of_the_graph_for_tensorrt_has_a_fixed_length(half):
     assert shapes["embeddings"] == ("batch", "seq", 96)
 
 
-def test_what_tensorrt_takes_as_it_is_stays_byte_for_byte(half):
-    content = half.read("embed.onnx")
+def test_what_tensorrt_takes_as_it_is_stays_byte_for_byte(demo_half):
+    content = demo_half.read("embed.onnx")
     assert tensorrt_graph(content, "embed.onnx", {"max_len": POSITIONS}) == content
 
 
@@ -154,8 +147,8 @@ def test_the_graph_for_tensorrt_computes_what_the_bundles_graph_computes(demo_bu
     assert np.ptp(want[0]) > 1, "logits that are all alike would hide a difference"
 
 
-def test_a_graph_that_gives_attention_its_lengths_by_nonpad_kv_seqlen_is_refused(half):
-    model = onnx.load(half.path / "decoder.onnx", load_external_data=False)
+def test_a_graph_that_gives_attention_its_lengths_by_nonpad_kv_seqlen_is_refused(demo_half):
+    model = onnx.load(demo_half.path / "decoder.onnx", load_external_data=False)
     attention = next(node for node in model.graph.node if node.op_type == "Attention")
     attention.input.extend(["", "", "write_index"])  # the seventh, of the type that it has there
     content = model.SerializeToString()
@@ -180,26 +173,26 @@ def lacking(library, *operators):
 
 
 @pytest.mark.parametrize("name", ["vision", "decoder"])
-def test_a_library_without_the_newest_operators_gets_them_written_out(half, monkeypatch, name):
+def test_a_library_without_the_newest_operators_gets_them_written_out(demo_half, monkeypatch, name):
     old = lacking(open_tensorrt(), *PLAIN)
     monkeypatch.setattr(tensorrt_plan, "open_tensorrt", lambda: old)
-    plan = build(half, f"graphs.{name}")
+    plan = build(demo_half, f"graphs.{name}")
     assert len(plan.content) > 100_000
     assert plan.in_place == (name == "vision")
 
 
-def test_a_library_without_an_operator_that_has_no_other_form_is_told_before_it_fails(half, monkeypatch):
+def test_a_library_without_an_operator_that_has_no_other_form_is_told_before_it_fails(demo_half, monkeypatch):
     old = lacking(open_tensorrt(), "MatMul")
     monkeypatch.setattr(tensorrt_plan, "open_tensorrt", lambda: old)
     with pytest.raises(BackendError, match=r"decoder\.onnx needs MatMul, which .*10\.3\.0 does not have"):
-        build(half, "graphs.decoder")
+        build(demo_half, "graphs.decoder")
 
 
-def test_a_graph_that_the_library_cannot_read_is_refused_with_its_reason(half):
-    graph = half.manifest.graphs.decoder
+def test_a_graph_that_the_library_cannot_read_is_refused_with_its_reason(demo_half):
+    graph = demo_half.manifest.graphs.decoder
     free = {"batch": Range(1, 8, 32), "seq": Range(1, 64, POSITIONS), "max_len": Range(1, 64, POSITIONS)}
-    with half.weights() as weights, pytest.raises(BackendError, match="static sequence length"):
-        build_plan(half.read(graph.file), graph, weights.folder, [free])
+    with demo_half.weights() as weights, pytest.raises(BackendError, match="static sequence length"):
+        build_plan(demo_half.read(graph.file), graph, weights.folder, [free])
 
 
 def test_without_tensorrt_the_error_says_how_to_get_it(monkeypatch):

@@ -26,7 +26,7 @@ from edgers_export.parity import reference
 from edgers_export.processor import Normalisation, read_tiled_preparation
 from edgers_export.tiles import Tiles, read_grid
 from edgers_export.vision import Vision, read_vision
-from tests.checkpoints import GRIDS, MINIATURES, write
+from tests.checkpoints import GRIDS
 
 FRAMES = ((480, 640), (1080, 1920), (720, 1280), (640, 480), (333, 500), (100, 75), (900, 1400), (200, 900))
 REAL = {
@@ -169,13 +169,12 @@ def test_features_that_are_no_square_or_too_few_are_not_pooled(tower, strategy, 
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    made = MINIATURES["llava-next, llama, clip, pooled"]
-    return write(made, tmp_path_factory.mktemp("tiled") / "checkpoint")
+def checkpoint(exports):
+    return exports.checkpoint("llava-next, llama, clip, pooled")
 
 
-def test_a_bundle_in_tiles_certifies_images_of_its_shape_and_refuses_others(checkpoint):
-    bundle = export_bundle(checkpoint, checkpoint.parent / "bundle", frame=(25, 60), pool=3)
+def test_a_bundle_in_tiles_certifies_images_of_its_shape_and_refuses_others(exports):
+    bundle = exports.miniature("llava-next, llama, clip, pooled")
     assert bundle.manifest.family == "llava_next"
     assert bundle.manifest.preparation.frame == (25, 60)
     certifier = Certifier(bundle, sigma=0.25, samples=20, selection=4)
