@@ -14,16 +14,7 @@ from edgers_export.parity import compare
 from tests.checkpoints import MINIATURES
 from tests.export.case import PROMPTS, ROWS, STEPS, Case
 
-# Numbers are narrowed in a decoder's layers, a tower's, a table of rotations, and in what makes features of
-# tiles: each kind is here once. The other options move whole arrays, whatever their type.
-HALF = (
-    "llama, clip",
-    "qwen2, tied, clip, linear rotation",
-    "llava-next, mistral, clip, a margin above and below",
-    "llava-onevision, qwen2, siglip, features of the grid shrunk",
-    "llava-next, llama, clip, pooled",
-)
-CASES = [*((name, "fp32") for name in MINIATURES), *((name, "fp16") for name in HALF)]
+CASES = [(name, precision) for name in MINIATURES for precision in ("fp32", "fp16")]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=", ".join)
