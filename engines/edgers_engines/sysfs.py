@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +12,7 @@ from edgers_engines.files import read_regular
 
 T = TypeVar("T")
 
+_INTEGER = re.compile(r"-?[0-9]{1,20}")  # 64 bits
 _LIMIT = 1 << 16  # sysfs gives a file's size as 4 KB, or 64 KB where pages are so large
 
 
@@ -40,10 +42,9 @@ def read_integer(path: Path) -> int:
         UnreadableError: it cannot be read, or holds something else.
     """
     text = read_text(path)
-    try:
-        return int(text[:40])
-    except ValueError:
-        raise UnreadableError(f"{path} holds {text[:40]!r} instead of a whole number") from None
+    if not _INTEGER.fullmatch(text):
+        raise UnreadableError(f"{path} holds {text[:40]!r} instead of a whole number")
+    return int(text)
 
 
 def listing(folder: Path, pattern: str) -> list[Path]:
