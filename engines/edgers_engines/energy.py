@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 from edgers_engines.device import gpu_number
@@ -28,6 +29,7 @@ SOURCES: tuple[tuple[str, Callable[[Site], Source]], ...] = (
     ("RAPL", Rapl),
 )
 _FEW = 3  # readings that may fail without a word
+_GAP = 2.0  # seconds without a reading that may pass without a word
 
 
 class EnergyRecord(Record, frozen=True, kw_only=True):
@@ -135,7 +137,7 @@ def _by_power(source: Source, sampler: Sampler, start: float, end: float) -> Ene
         joules=joules,
         source=source.name,
         rail=source.rail,
-        reason=f"{failed}; the others bridge them" if sampler.failed > _FEW else None,
+        reason="; ".join(_doubts(sampler, start, end)) or None,
         interval_ms=source.interval_ms,
         watts=watts,
     )
@@ -150,6 +152,16 @@ def _by_count(source: Source, sampler: Sampler) -> EnergyRecord:
     if counts[0] == counts[-1]:
         return _nothing(source, "its counter did not move in so short a time")
     return EnergyRecord(joules=counts[-1] - counts[0], source=source.name, rail=source.rail)
+
+
+def _doubts(sampler: Sampler, start: float, end: float) -> Iterator[str]:
+    """What was bridged, as far as it is worth a word."""
+    if sampler.failed > _FEW:
+        yield f"{_failed(sampler)}; the others bridge them"
+    times = [start, *(time for time, _ in sampler.readings), end]
+    gap = max(after - before for before, after in pairwise(times))
+    if gap > _GAP:
+        yield f"no reading for {gap:.1f} s, which the readings around it bridge"
 
 
 def _failed(sampler: Sampler) -> str:

@@ -23,8 +23,9 @@ PACKAGE = "sys/class/powercap/intel-rapl:0/energy_uj"
 
 @pytest.fixture(autouse=True)
 def _nothing_but_sysfs(tmp_path, monkeypatch):
-    """No tegrastats on PATH, whatever machine runs the tests."""
+    """No tegrastats on PATH and no word about pauses, whatever machine runs the tests, however busy."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(energy, "_GAP", 60.0)
 
 
 # --- the trapezoid rule -------------------------------------------------------------------------------------
@@ -126,6 +127,23 @@ def test_more_readings_that_fail_are_said():
     assert record.reason == (
         f"4 of {source.taken} readings failed (in1_input: no data available); the others bridge them"
     )
+
+
+@pytest.mark.parametrize(
+    ("times", "reason"),
+    [
+        ((0, 30, 60, 100), None),
+        ((0, 30, 95.5, 100), "no reading for 65.5 s, which the readings around it bridge"),
+        ((70, 99), "no reading for 70.0 s, which the readings around it bridge"),
+        ((0, 30), "no reading for 70.0 s, which the readings around it bridge"),
+    ],
+)
+def test_a_long_time_without_a_reading_is_said(times, reason):
+    meter = Meter(Watts(5.0))
+    meter._sampler.readings = [(float(moment), 5.0) for moment in times]
+    meter._start, meter._end = 0.0, 100.0
+    record = meter.record()
+    assert (record.joules, record.reason) == (pytest.approx(500.0), reason)
 
 
 def test_where_most_readings_fail_there_is_no_energy():
