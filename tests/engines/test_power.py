@@ -284,6 +284,15 @@ def test_tegrastats_is_run_and_read_and_stopped(program, tmp_path):
     assert gone(pid)
 
 
+def test_each_reading_is_of_a_later_line(program, tmp_path):
+    """Also when lines were printed faster than they were read: then the newest counts."""
+    program("for power in range(1, 10**9):\n    print(f'VDD_IN {power % 10**9}mW/0mW', flush=True)\n")
+    source = Tegrastats(site(tmp_path))
+    readings = [source.read() for _ in range(20)]
+    source.close()
+    assert readings == sorted(set(readings))
+
+
 def test_a_line_that_is_cut_in_pieces_is_read_whole(program, tmp_path):
     program(
         "while True:\n"
