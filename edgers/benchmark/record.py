@@ -1,4 +1,4 @@
-"""What a benchmark measured: every query, and the circumstances. Summaries are computed from it, never stored."""
+"""What a benchmark measured: every query and its circumstances; summaries follow from it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Query(Record, frozen=True, kw_only=True):
         first_token_ms: from its begin until the first token of its first batch was chosen.
         samples: that were answered.
         decode_steps: passes of the decoder after the prefill.
-        stages_ms: time of each stage; what runs in several lanes at once is their mean. "noise" is the time that
-            the model waited for it.
+        stages_ms: time of each stage; what runs in several lanes at once is their mean. "noise" is the time
+            that the model waited for it.
         certified: whether its certificate certified, in the scenario certify.
         radius: what it certified.
         stopped_because: why no more samples were drawn, in the scenario certify.
@@ -45,7 +45,7 @@ class Query(Record, frozen=True, kw_only=True):
     latency_ms: NonNegative
     first_token_ms: NonNegative
     samples: Count
-    decode_steps: NonNegative
+    decode_steps: int
     stages_ms: dict[str, NonNegative]
     certified: bool | None = None
     radius: NonNegative | None = None
@@ -61,7 +61,7 @@ class SettingsRecord(Record, frozen=True, kw_only=True):
         image: the frame's name.
         image_sha256: of the frame.
         batch_size: samples that are answered at once.
-        seed: of the noise of query i, which is (seed + i); the same in every run, for a benchmark certifies nothing.
+        seed: of the first query's noise; that of query i is larger by i. A benchmark certifies nothing.
     """
 
     scenario: Scenario
