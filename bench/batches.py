@@ -124,7 +124,7 @@ def _draw(axes: Axes, sizes: list[int], values: list[float], name: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def main(cache: str | None, device: str) -> None:
+def main(cache: str | None = None, device: str = "cpu") -> None:
     """Measure, draw and store."""
     curves = [curve("demo model", demo.load_bundle(), demo.PROMPT, most=SAMPLES, device=device)]
     with miniature.folder(cache) as root:
@@ -136,4 +136,4 @@ def main(cache: str | None, device: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*(sys.argv[1:2] or [None]), *(sys.argv[2:3] or ["cpu"]))
+    main(*sys.argv[1:3])
