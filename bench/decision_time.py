@@ -8,9 +8,9 @@ text. From decoded RGB to the verdict, selection counted on both sides, in turns
               bundle's oracle. The same with fewer samples to select by: what another default would save.
   generate    transformers' `generate`, eager, with torch's normal noise: as many samples to select by,
               n = 100, Clopper and Pearson's radius. A text's class is its first word, as the oracle's rules
-              have it. For choices in two ways: one new token held to them (`prefix_allowed_tokens_fn`), and
-              one new token held to nothing, since every choice is one word; both are sound. Each takes the
-              batch size that is fastest for it, all samples in one batch among them.
+              have it. For choices in two ways more: one new token held to them (`prefix_allowed_tokens_fn`),
+              and one new token held to nothing, since every choice is one word; all are sound. Each takes
+              the batch size that is fastest for it, all samples in one batch among them.
 
 Targets are judged against the fastest baseline. On a loaded machine the ratios are worth nothing: torch's
 threads, which wait for each other, suffer more from neighbours than ONNX Runtime's. FRAMES comes from the
@@ -48,11 +48,14 @@ WAYS: dict[str, dict[str, Any]] = {"choices": {"choices": demo.ACTIONS}, "free t
 TARGETS = {"choices": 6, "free text": 4}
 SELECTIONS = (4, 8, DEFAULT_SELECTION)
 BATCHES = (25, 32, 58, FIXED + DEFAULT_SELECTION)
-BASELINES = {
-    "choices": ("generate, held to the choices", "generate, cut at the first word"),
-    "free text": ("generate, free text",),
-}
+HELD, CUT, FREE = (
+    "generate, held to the choices",
+    "generate, cut at the first word",
+    "generate, free text",
+)
+BASELINES = {"choices": (HELD, CUT, FREE), "free text": (FREE,)}
 Pixels = NDArray[np.uint8]
+Seconds = dict[str, list[float]]  # of every contender, frame by frame
 
 
 @dataclass(frozen=True)
@@ -176,12 +179,10 @@ def ours(way: str, selection: int = DEFAULT_SELECTION) -> str:
 def contenders(image: Pixels) -> dict[str, Generate | Edgers]:
     """All of them, the baselines at their fastest batch size."""
     longest = demo.load_bundle().manifest.decoding.max_new_tokens
-    held, cut = BASELINES["choices"]
-    (free,) = BASELINES["free text"]
     baselines = {
-        held: Generate(1, held=True),
-        cut: Generate(1, held=False),
-        free: Generate(longest, held=False),
+        HELD: Generate(1, held=True),
+        CUT: Generate(1, held=False),
+        FREE: Generate(longest, held=False),
     }
     for each in baselines.values():
         each.tune(image)
@@ -189,9 +190,7 @@ def contenders(image: Pixels) -> dict[str, Generate | Edgers]:
     return {**baselines, **mine}
 
 
-def table(
-    seconds: dict[str, list[float]], verdicts: dict[str, list[Verdict]], batches: dict[str, int]
-) -> str:
+def table(seconds: Seconds, verdicts: Verdicts, batches: dict[str, int]) -> str:
     """Times, ratios to edgers in the same way, verdicts, samples."""
     lines = [
         "| contender | ms, median (p10 to p90) | samples, mean | certified | times as long as edgers: median "
@@ -235,7 +234,7 @@ def verdict(way: str, seconds: Seconds, verdicts: Verdicts) -> str:
     )
 
 
-def selections(seconds: dict[str, list[float]]) -> str:
+def selections(seconds: Seconds) -> str:
     """What fewer samples to select by save, and how often they choose wrongly."""
     shares = (0.99, 0.95, 0.9, 0.8)
     target = Target(sigma=SIGMA, target_radius=TARGET, alpha=ALPHA, batch=DEFAULT_LOOK, cap=CAP)
