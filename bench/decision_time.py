@@ -1,4 +1,4 @@
-"""Time to a certified decision against the plain way: python bench/decision_time.py.
+"""Time to a certified decision against the plain way: python bench/decision_time.py [THREADS].
 
 Needs the workstation side. Is R >= 0.25 at sigma 0.5 and alpha 0.001? Demo model, new scenes of which a
 reference of n = 1000, not timed, gives the winner a share of 0.99 or more, held to the choices and in free
@@ -12,15 +12,16 @@ text. From decoded RGB to the verdict, selection counted on both sides, in turns
               and one new token held to nothing, since every choice is one word; all are sound. Each takes
               the batch size that is fastest for it, all samples in one batch among them.
 
-Targets are judged against the fastest baseline. On a loaded machine the ratios are worth nothing: torch's
-threads, which wait for each other, suffer more from neighbours than ONNX Runtime's. FRAMES comes from the
-environment; then nothing is stored.
+Targets are judged against the fastest baseline. All are held to THREADS cores and threads, all cores unless
+given. With more than one, neighbours spoil the ratios: torch's threads, which wait for each other, suffer
+more from them than ONNX Runtime's. FRAMES comes from the environment; then nothing is stored.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import FrameByFrame, in_turns, ratio, store
+from measure import CORES, FrameByFrame, in_turns, ratio, store
 from numpy.typing import NDArray
 from scipy.special import betaincinv, ndtri
 from scipy.stats import binom
@@ -38,6 +39,7 @@ from edgers import Certifier, demo
 from edgers.certify import DEFAULT_LOOK, DEFAULT_SELECTION
 from edgers.oracle.base import OTHER
 from edgers.smoothing.planning import Target, make_plans
+from edgers_engines.engine import open_backend
 from edgers_export.demo.scenes import draw
 
 FRAMES = int(os.environ.get("FRAMES", "40"))
@@ -136,7 +138,7 @@ class Generate:
 class Edgers:
     """The sequential method with so many samples to select by."""
 
-    def __init__(self, way: str, selection: int) -> None:
+    def __init__(self, way: str, selection: int, threads: int) -> None:
         self._how = WAYS[way]
         self._certifier = Certifier(
             demo.load_bundle(),
@@ -146,6 +148,7 @@ class Edgers:
             method="sequential",
             target_radius=TARGET,
             selection=selection,
+            backend=open_backend(threads=threads),
         )
 
     def __call__(self, image: Pixels) -> Verdict:
@@ -176,7 +179,7 @@ def ours(way: str, selection: int = DEFAULT_SELECTION) -> str:
     return f"edgers, {way}" + (f", n0 = {selection}" if selection != DEFAULT_SELECTION else "")
 
 
-def contenders(image: Pixels) -> dict[str, Generate | Edgers]:
+def contenders(image: Pixels, threads: int) -> dict[str, Generate | Edgers]:
     """All of them, the baselines at their fastest batch size."""
     longest = demo.load_bundle().manifest.decoding.max_new_tokens
     baselines = {
@@ -186,7 +189,7 @@ def contenders(image: Pixels) -> dict[str, Generate | Edgers]:
     }
     for each in baselines.values():
         each.tune(image)
-    mine = {ours(way, selection): Edgers(way, selection) for way in WAYS for selection in SELECTIONS}
+    mine = {ours(way, n0): Edgers(way, n0, threads) for way in WAYS for n0 in SELECTIONS}
     return {**baselines, **mine}
 
 
@@ -256,17 +259,21 @@ def selections(seconds: Seconds) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(threads: int) -> None:
     """Measure and store."""
+    import torch
+
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    torch.set_num_threads(threads)
     frames, drawn = clear_frames()
-    each = contenders(frames[0])
+    each = contenders(frames[0], threads)
     turns = {name: FrameByFrame(contender, frames) for name, contender in each.items()}
     seconds = in_turns(turns, len(frames))
     verdicts = {name: turn.results for name, turn in turns.items()}
     batches = {name: one.batch for name, one in each.items() if isinstance(one, Generate)}
     facts = (
         f"R >= {TARGET} at sigma {SIGMA}, alpha {ALPHA}; {len(frames)} frames, the clear ones of {drawn} "
-        f"drawn; {DEFAULT_SELECTION} samples select the class."
+        f"drawn; {DEFAULT_SELECTION} samples select the class. Threads: {threads}."
     )
     results = {
         "batches": batches,
@@ -278,4 +285,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else CORES)
