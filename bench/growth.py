@@ -81,7 +81,7 @@ def run(workload: str, samples: int, root: Path) -> Run:
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert child.stdout
     said = child.stdout.read()
-    # Of a child that was never larger than this process, which therefore imports nothing heavy.
+    # Linux begins a child's account with its parent's peak: so this process imports nothing heavy.
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     assert child.returncode == 0, command
