@@ -9,14 +9,44 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).parent / "results"
 _REST = 0.1  # seconds; threads of the one before may go on spinning for a while
 CORES = len(os.sched_getaffinity(0))
+SHORTENED = bool({"SAMPLES", "ROUNDS", "FRAMES"} & os.environ.keys())
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class FrameByFrame(Generic[Item, Result]):
+    """A contender for `in_turns` that takes the next frame in every round; the warm-up takes the first.
+
+    Args:
+        call: what is timed.
+        frames: one a round.
+    """
+
+    def __init__(self, call: Callable[[Item], Result], frames: Sequence[Item]) -> None:
+        self._call, self._turns = call, chain(frames[:1], frames)
+        self._results: list[Result] = []
+
+    def __call__(self) -> None:
+        """Take the next frame."""
+        self._results.append(self._call(next(self._turns)))
+
+    @property
+    def results(self) -> list[Result]:
+        """What came of each frame, the warm-up left out."""
+        return self._results[1:]
 
 
 def in_turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -72,8 +102,13 @@ def store(name: str, results: Any, tables: str) -> None:  # noqa: ANN401  whatev
     facts = machine()
     heading = ", ".join(f"{key} {value}" for key, value in facts.items())
     print(tables)
-    if {"SAMPLES", "ROUNDS", "FRAMES"} & os.environ.keys():
+    if SHORTENED:
         return
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(f"# {name}\n\n{heading}\n\n{tables}\n")
     (RESULTS / f"{name}.json").write_text(json.dumps({"machine": facts, "results": results}, indent=1) + "\n")
+
+
+def store_figure(name: str, figure: Figure) -> None:
+    """Draw into `RESULTS`, unless the run was shortened: then nowhere, but drawn it is."""
+    figure.savefig(os.devnull if SHORTENED else RESULTS / f"{name}.png", format="png", dpi=150)

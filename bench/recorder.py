@@ -15,7 +15,7 @@ class Recorder:
     """Keeps every answer's tokens, in free text of one length at most, and calls all of them OTHER."""
 
     record = choices_record(("none",))
-    constraint = None
+    constraint = failure = None
 
     def __init__(self, max_new_tokens: int) -> None:
         self.max_new_tokens = max_new_tokens

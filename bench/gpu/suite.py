@@ -12,6 +12,7 @@ Parts, all unless named:
   demo       the demo frames, certified on both with the same seed: labels, votes, time
   plans      TensorRT, where it is installed: plans of the demo bundle, and the demo frames by them
   footprint  memory of a batch, beside the prediction of `edgers plan --memory`
+  batches    samples/s and latency of the same bundles as in `bundles`, by the batch size
   memory     the demo bundle when the device has next to none left: smaller chunks, the same votes
   full       LLaVA-1.5-7B's architecture (full_size.py), from the graphs in $HOLLOW (hollow.py)
 
@@ -33,11 +34,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import batches
 import checks
 import footprint
 import full_size
 import plans
 import torch
+
+from edgers import demo
 
 PACKAGES = ("edgers", "numpy", "torch", "transformers", "onnxruntime-gpu", "cuda-bindings", "tensorrt")
 
@@ -109,6 +113,18 @@ def _seconds(call: Callable[..., object], *arguments: Any, **options: Any) -> fl
     return float(begin.elapsed_time(end)) / repeats / 1e3
 
 
+def batch_sizes(device: str, say: checks.Say) -> dict[str, Any]:
+    """The curve of batches.py."""
+    found = {}
+    for bundle in checks.bundles_to_try():
+        name = f"{bundle.manifest.name}, {bundle.manifest.precision}"
+        curve = batches.curve(name, bundle, demo.PROMPT, most=batches.SAMPLES, device=device)
+        for line in batches.table(curve).splitlines():
+            say(f"  {line}")
+        found[name] = curve.seconds
+    return found
+
+
 PARTS: dict[str, Callable[[str, checks.Say], Any]] = {
     "limits": limits,
     "kernels": checks.kernels,
@@ -118,6 +134,7 @@ PARTS: dict[str, Callable[[str, checks.Say], Any]] = {
     "demo": checks.demo_frames,
     "plans": plans.main,
     "footprint": footprint.main,
+    "batches": batch_sizes,
     "memory": checks.memory,
     "full": full_size.main,
 }
