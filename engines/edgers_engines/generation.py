@@ -73,6 +73,12 @@ class Generation:
         max_new_tokens: the bundle's unless given.
         cautious: refuse more rows than are predicted to fit, for a caller that can do with fewer.
 
+    Attributes:
+        seconds: of each stage.
+        decode_steps: passes of the decoder after a prefill.
+        first_token_at: when the first batch had its first token, on the clock of time.perf_counter; None
+            before. Who measures one batch after another sets it back.
+
     Raises:
         InputError: the prompt leaves no room for an answer, or rows is below 1.
         MemoryError: so many rows need more memory than there is.
@@ -114,6 +120,8 @@ class Generation:
             model.workspace.check(rows, block, self._length)
         self.rows = rows
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.decode_steps = 0
+        self.first_token_at: float | None = None
         self._model, self._constraint = model, constraint
         self._tolerance = manifest.decoding.margin_tolerance if guard else None
         self._end = manifest.decoding.end_tokens
@@ -144,10 +152,12 @@ class Generation:
         with self._timed("decode"):
             position = self._prefix_length + self._block.shape[1]
             active = self._advance(rows, logits)
+            self.first_token_at = self.first_token_at or time.perf_counter()
             while active:
                 self._drop_finished(active, logits, position)
                 logits = self._step([row.tokens[-1] for row in active], position)
                 position += 1
+                self.decode_steps += 1
                 active = self._advance(active, logits)
 
     def _decode(self, embeddings: Buffer, position: int) -> Buffer:
