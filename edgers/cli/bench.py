@@ -153,9 +153,9 @@ class Options:
 def command(**given: Any) -> int:  # noqa: ANN401  the fields of Options
     """Measure a bundle on this device.
 
-    It warms up until queries no longer get faster, then measures. Ctrl-C ends it; what was measured by then is
-    kept, and the exit code is 130. The noise is the same in every run: what it certifies on the way is worth
-    nothing.
+    It warms up until queries no longer get faster, then measures. Ctrl-C ends it; what was measured by then
+    is kept, and the exit code is 130. The noise is the same in every run: what it certifies on the way is
+    worth nothing.
     """
     options = Options(**given)
     options.check_outputs()
