@@ -170,7 +170,7 @@ def command(**given: Any) -> int:  # noqa: ANN401  the fields of Options
         benchmark, interrupted = run(settings, bundle, backend, progress=progress, drive=drive)
     _deliver(benchmark, options)
     if interrupted:
-        click.echo(f"edgers: interrupted; the {len(benchmark.queries)} queries until then are kept", err=True)
+        click.echo(f"edgers: interrupted; queries that were kept: {len(benchmark.queries)}", err=True)
     return INTERRUPTED if interrupted else 0
 
 
