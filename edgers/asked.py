@@ -46,7 +46,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Asked(Generic[Counted]):
-    """The votes, and the circumstances in which they were cast; `seconds` says where the time went."""
+    """The votes, and the circumstances in which they were cast; `seconds` says where the time went.
+
+    `first_token` is how many seconds after the beginning the first batch had its first token, None where no
+    batch was asked; `decode_steps` counts the passes of the decoder after the prefills.
+    """
 
     camera: CameraImage
     prompt: str
@@ -58,6 +62,13 @@ class Asked(Generic[Counted]):
     poll: Poll
     votes: Counted
     seconds: dict[str, float]
+    first_token: float | None
+    decode_steps: int
+
+    def spent(self, stage: str, seconds: float) -> None:
+        """Add to a stage, and to the total, what came after the samples."""
+        for each in (stage, "total"):
+            self.seconds[each] = self.seconds.get(each, 0.0) + seconds
 
 
 def ask(
@@ -87,7 +98,8 @@ def ask(
     camera = CameraImage.of(request.image)
     decoded = time.perf_counter()
     canvas = to_lattice(prepare(camera, model.bundle.manifest.preparation))
-    seconds = {"decode image": decoded - start, "prepare": time.perf_counter() - decoded}
+    prepared = time.perf_counter()
+    seconds = {"decode image": decoded - start, "prepare": prepared - decoded}
     judge = open_oracle(model, request.prompt, request.choices, request.oracle)
     guard = judge.constraint is not None if request.guard is None else request.guard
     seed = secrets.token_hex(16) if request.seed is None else check_seed(request.seed)
@@ -102,7 +114,7 @@ def ask(
             max_new_tokens=judge.max_new_tokens,
             cautious=True,
         )
-        return question, Poll(
+        begun = Poll(
             question,
             judge,
             canvas,
@@ -111,6 +123,9 @@ def ask(
             progress=report,
             first_rows=FIRST_ROWS if model.light else None,
         )
+        # With larger chunks that were tried before, where memory ran out.
+        seconds["set up"] = time.perf_counter() - prepared
+        return question, begun
 
     while rows > model.max_rows:
         rows = _fewer(rows)
@@ -129,6 +144,8 @@ def ask(
         poll=asked,
         votes=votes,
         seconds=seconds,
+        first_token=None if question.first_token_at is None else question.first_token_at - start,
+        decode_steps=question.decode_steps,
     )
 
 

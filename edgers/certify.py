@@ -188,6 +188,7 @@ class Certifier:
         deadline_ms: float | None = None,
         cancelled: Callable[[], bool] = lambda: False,
         progress: Progress = lambda _samples: None,
+        watch: Callable[[Asked[VoteRecord]], None] = lambda _asked: None,
     ) -> Certificate:
         """Certify the answer to one prompt about one image.
 
@@ -206,6 +207,7 @@ class Certifier:
             cancelled: asked between batches, like the deadline; what is proven by then is the certificate.
             progress: called with the number of samples done since the last call; less than 0 when memory ran
                 out and they are answered again in smaller chunks.
+            watch: shown what the certificate was made of, for who measures it.
 
         Returns:
             The certificate, certified or abstained; its `batch_size` is the chunk that the memory held.
@@ -222,7 +224,9 @@ class Certifier:
             raise InputError("an audit reads free text of all samples: ask with --oracle, and for no --part")
         request = Request(image, prompt, choices, oracle, seed, guard)
         asked = self._ask(request, progress, partial(self._count, stop, drawn, auditor=auditor))
-        return self._certificate(asked, stop, part, auditor)
+        certificate = self._certificate(asked, stop, part, auditor)
+        watch(asked)
+        return certificate
 
     def predict(
         self,
@@ -341,8 +345,7 @@ class Certifier:
             return self.rule
         start = time.perf_counter()
         mode = auditor.mode(label, asked.poll.kept[label])
-        asked.seconds["audit"] = time.perf_counter() - start
-        asked.seconds["total"] += asked.seconds["audit"]
+        asked.spent("audit", time.perf_counter() - start)
         return replace(self.rule, mode=mode)
 
     def _certificate(
@@ -353,10 +356,12 @@ class Certifier:
         manifest, votes = self.bundle.manifest, asked.votes
         camera, judge, question, poll = asked.camera, asked.judge, asked.question, asked.poll
         steps = manifest.preparation
-        norm = operator_norm(camera.size, steps)
         label = winner(votes.selection, judge.record.classes)
         rule = self._audited(label, asked, auditor)
+        start = time.perf_counter()
+        norm = operator_norm(camera.size, steps)
         conclusion = rule.conclude(label, votes.certification)
+        asked.spent("statistics", time.perf_counter() - start)
         return Certificate(
             label=label,
             certified=conclusion.certified,

@@ -64,7 +64,8 @@ class Poll:
         self._texts: Counter[str] = Counter()
         self.smallest_margin = math.inf
         self.kept: defaultdict[str, list[str]] = defaultdict(list)
-        # "noise" is what drawing it cost in wall time: how long the model waited for it.
+        # "noise" is what drawing it cost in wall time: how long the model waited for it. "statistics" is what
+        # the votes were weighed for between two chunks.
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @property
@@ -101,7 +102,7 @@ class Poll:
             return self.count(Stream.SELECTION, samples, then, stop)
         answers: list[Answer] = []
         for chunk, following in self._chunks_ahead(Stream.SELECTION, samples, 0, then):
-            if stop({}):
+            if self._stopped(stop, {}):
                 break
             answers += self._answers(chunk, following)
             self._progress(chunk.rows)
@@ -142,7 +143,7 @@ class Poll:
         """
         votes = self._no_votes()
         for chunk, following in self._chunks_ahead(stream, samples, first, then):
-            if stop(votes):
+            if self._stopped(stop, votes):
                 break
             votes.update(self._labels(chunk, following, keep))
             self._progress(chunk.rows)
@@ -180,6 +181,12 @@ class Poll:
         upcoming = next(self._chunks(*then), None) if then else None
         following = chain(islice(self._chunks(stream, samples, first), 1, None), [upcoming])
         return zip(self._chunks(stream, samples, first), following, strict=False)
+
+    def _stopped(self, stop: Callable[[Votes], bool], votes: Votes) -> bool:
+        start = time.perf_counter()
+        stopped = stop(votes)
+        self.seconds["statistics"] += time.perf_counter() - start
+        return stopped
 
     def _no_votes(self) -> Counter[str]:
         return Counter(dict.fromkeys((*self.oracle.record.classes, *RESERVED), 0))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from edgers_engines.device_state import DeviceState
 from edgers_engines.energy import EnergyRecord
@@ -42,10 +44,10 @@ class Query(Record, frozen=True, kw_only=True):
     """
 
     start_ms: NonNegative
-    latency_ms: NonNegative
+    latency_ms: Annotated[float, Meta(gt=0)]
     first_token_ms: NonNegative
     samples: Count
-    decode_steps: int
+    decode_steps: Annotated[int, Meta(ge=0)]
     stages_ms: dict[str, NonNegative]
     certified: bool | None = None
     radius: NonNegative | None = None
@@ -61,7 +63,8 @@ class SettingsRecord(Record, frozen=True, kw_only=True):
         image: the frame's name.
         image_sha256: of the frame.
         batch_size: samples that are answered at once.
-        seed: of the first query's noise; that of query i is larger by i. A benchmark certifies nothing.
+        seed: of the noise, the same in every run, for a benchmark certifies nothing. In the scenario certify
+            query i has (seed + i), else the samples are those of this seed, in order.
     """
 
     scenario: Scenario
@@ -153,7 +156,7 @@ class Benchmark(Record, frozen=True, kw_only=True):
     settings: SettingsRecord
     machine: MachineRecord
     warm_up: WarmUpRecord
-    queries: tuple[Query, ...]
+    queries: Annotated[tuple[Query, ...], Meta(min_length=1)]
     memory: MemoryRecord
     energy: EnergyRecord
     before: DeviceState

@@ -26,6 +26,7 @@ _COMMANDS = {
     "demo": "Certify the frames that come with edgers.",
     "radius": "The certified radius of a vote count.",
     "plan": "How many samples a radius takes, and what n samples keep.",
+    "bench": "Latency, throughput, memory and energy on this device.",
     "merge": "Make one certificate of all its parts.",
     "verify": "Check a certificate, offline or by replay.",
     "inspect": "Show what a bundle is.",

@@ -61,22 +61,27 @@ def backend_options(command: Command) -> Command:
     return command
 
 
-def question_options(command: Command) -> Command:
-    """--prompt, --choices (see `named`), --oracle and --sigma."""
+def question_options(command: Command, *, defaults: str = "") -> Command:
+    """--prompt, --choices (see `named`), --oracle and --sigma.
+
+    Args:
+        command: what takes them.
+        defaults: what is said of those that need not be given; the prompt and sigma must be otherwise.
+    """
     for option in (
         click.option(
             "--sigma",
             type=float,
-            required=True,
-            help="Noise, where pixel values span [0, 1]; above 0, at most 1.7. Try 0.25.",
+            required=not defaults,
+            help=f"Noise, where pixel values span [0, 1]; above 0, at most 1.7. Try 0.25.{defaults}",
         ),
         click.option(
             "--oracle",
             help="What reads free answers: an oracle of the bundle (see `edgers inspect`), or a .json file "
             "that defines rules, a judge or clusters.",
         ),
-        click.option("--choices", help="Allowed answers, as in left,right,stop; each is a class."),
-        click.option("--prompt", required=True, help="The question."),
+        click.option("--choices", help=f"Allowed answers, as in left,right,stop; each is a class.{defaults}"),
+        click.option("--prompt", required=not defaults, help=f"The question.{defaults}"),
     ):
         command = option(command)
     return command

@@ -47,8 +47,13 @@ def tell_failure(error: Exception, image: Path, *, as_json: bool) -> None:
 
 
 @contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Progress]:
-    """A bar with samples per second and time left on stderr; silent where stderr is not a terminal."""
+def progress_bar(description: str, total: int | None) -> Iterator[Progress]:
+    """A bar with samples per second and time left on stderr; silent where stderr is not a terminal.
+
+    Args:
+        description: what is done.
+        total: how many samples it takes, where that is known.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

@@ -59,6 +59,9 @@ class Generation:
     Attributes:
         model: as given, like `rows` and `max_new_tokens`.
         seconds: of each stage; where lanes ran at once, their mean.
+        decode_steps: passes of the decoder after a prefill; where lanes ran at once, the most of one.
+        first_token_at: when the first batch had its first token, on the clock of time.perf_counter; None
+            before. Who measures one batch after another sets it back.
 
     Raises:
         InputError: the prompt leaves no room for an answer, or rows is below 1.
@@ -100,6 +103,8 @@ class Generation:
             model.workspace.check(rows, block, length)
         self.rows, self.max_new_tokens = rows, limit
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.decode_steps = 0
+        self.first_token_at: float | None = None
         self.model = model
         self._decoding = Decoding(
             prefix=prefix,
@@ -141,11 +146,17 @@ class Generation:
             if not all(lane.sound for lane in lanes):
                 # Or its NaNs would reach the next batch.
                 self._memory.cache.fill(0, self._decoding.prefix)
-            for lane in lanes:
-                for stage, seconds in lane.seconds.items():
-                    self.seconds[stage] += seconds / len(lanes)
+            self._measure(lanes)
         self.model.workspace.ran(count, self._memory.block.shape[1], self._decoding.length)
         return [self._answer(row) for lane in lanes for row in lane.rows]
+
+    def _measure(self, lanes: list[Lane]) -> None:
+        for lane in lanes:
+            for stage, seconds in lane.seconds.items():
+                self.seconds[stage] += seconds / len(lanes)
+        self.decode_steps += max(lane.steps for lane in lanes)
+        if self.first_token_at is None:
+            self.first_token_at = min((lane.began for lane in lanes if lane.began), default=None)
 
     def _answer(self, row: Row) -> Answer:
         tokens = tuple(row.tokens)

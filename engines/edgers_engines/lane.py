@@ -105,12 +105,16 @@ class Lane:
         memory: as given, like `place`.
         rows: the answers.
         seconds: of each stage.
+        steps: passes of the decoder after the prefill.
+        began: when the first token was chosen, on the clock of time.perf_counter.
     """
 
     def __init__(self, model: VisionLanguageModel, decoding: Decoding, memory: Memory, place: slice) -> None:
         self._model, self._decoding, self.memory, self.place = model, decoding, memory, place
         self.rows = [Row(slot) for slot in range(len(memory.block))]
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.steps = 0
+        self.began: float | None = None
 
     @property
     def sound(self) -> bool:
@@ -129,10 +133,12 @@ class Lane:
         with self.timed("decode"):
             position = decoding.prefix + self.memory.block.shape[1]
             active = self._advance(self.rows, logits)
+            self.began = time.perf_counter()
             while active:
                 self._drop_finished(active, logits, position)
                 logits = self._step([row.tokens[-1] for row in active], position)
                 position += 1
+                self.steps += 1
                 active = self._advance(active, logits)
 
     @contextmanager

@@ -1,0 +1,97 @@
+"""One benchmark from the first query that warms up to the last that counts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from msgspec.structs import replace
+
+from edgers.benchmark.record import Query, WarmUpRecord
+from edgers.benchmark.scenario import Keep, Scenario
+from edgers.benchmark.warm_up import warm_up
+from edgers_engines.device_state import DeviceState, read
+from edgers_engines.energy import EnergyRecord, metering
+
+AT_LEAST = 5  # queries, however long they take
+AT_MOST = 50_000  # however short they are: a file of more could not be read back
+
+# Asks a scenario, keeping every query; it has seen those that warmed up.
+Drive = Callable[[Scenario, Sequence[Query], Keep], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The queries, and what was seen of the device while they were asked; see `Benchmark`."""
+
+    started_at: str
+    warm_up: WarmUpRecord
+    queries: tuple[Query, ...]
+    energy: EnergyRecord
+    before: DeviceState
+    after: DeviceState
+    interrupted: bool
+
+
+def measure(scenario: Scenario, drive: Drive, warm_up_seconds: float) -> Measured:
+    """Warm up, then measure.
+
+    Args:
+        scenario: what is asked.
+        drive: how.
+        warm_up_seconds: the longest that warming up takes.
+
+    Returns:
+        The measurement; if Ctrl-C ended it, of the queries that were answered by then.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, before the first was.
+    """
+    device = scenario.engine.device
+    warmed, first = warm_up(scenario, warm_up_seconds)
+    queries: list[Query] = []
+    interrupted = False
+    before = read(device)
+    started_at = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    with metering(device) as meter:
+        try:
+            drive(scenario, first, queries.append)
+        except KeyboardInterrupt:
+            if not queries:
+                raise
+            interrupted = True
+    return Measured(
+        started_at=started_at,
+        warm_up=warmed,
+        queries=_from_zero(queries),
+        energy=meter.record(),
+        before=before,
+        after=read(device),
+        interrupted=interrupted,
+    )
+
+
+def in_turn(seconds: float) -> Drive:
+    """One asking after the other, for so long, with `AT_LEAST` queries and about `AT_MOST`."""
+
+    def drive(scenario: Scenario, _first: Sequence[Query], keep: Keep) -> None:
+        answered = number = 0
+
+        def counted(query: Query) -> None:
+            nonlocal answered
+            answered += 1
+            keep(query)
+
+        end = time.perf_counter() + seconds
+        while (time.perf_counter() < end and answered < AT_MOST) or answered < AT_LEAST:
+            scenario.ask(number, scenario.samples, counted)
+            number += 1
+
+    return drive
+
+
+def _from_zero(queries: Sequence[Query]) -> tuple[Query, ...]:
+    """The same with times since the first began."""
+    return tuple(replace(query, start_ms=round(query.start_ms - queries[0].start_ms, 6)) for query in queries)

@@ -1,0 +1,201 @@
+"""`edgers bench`: latency, throughput, memory and energy of a bundle on this device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgers.cli.options import PATH, backend_options, bundle_option, named, question_options
+from edgers.cli.output import print_json, progress_bar, stderr, stdout, write_new
+from edgers_engines.atomic import check_new
+from edgers_engines.errors import InputError
+
+if TYPE_CHECKING:
+    from edgers.benchmark.measure import Drive
+    from edgers.benchmark.record import Benchmark, Scenario
+    from edgers.benchmark.run import Settings
+    from edgers.rule import Method
+
+INTERRUPTED = 130
+STDOUT = Path("-")
+_DEMO = "  [default: the demo's]"
+_PAGE = ".html"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command's options, as given."""
+
+    bundle_path: Path | None
+    image: Path | None
+    scenario: Scenario
+    prompt: str | None
+    choices: str | None
+    oracle: str | None
+    sigma: float | None
+    samples: int | None
+    selection: int | None
+    alpha: float | None
+    method: Method | None
+    target_radius: float | None
+    batch_size: int | None
+    duration: float
+    warmup: float
+    backend: str
+    device: str | None
+    threads: int | None
+    loadgen: Path | None
+    json_file: Path | None
+    csv_file: Path | None
+    plot: Path | None
+
+    def check_outputs(self) -> None:
+        """Refuse what cannot be written, before anything is measured.
+
+        Raises:
+            InputError: a file or folder is there already or cannot be made, or two are the same.
+        """
+        targets = [self.json_file, self.csv_file, self.plot, self.loadgen]
+        written = [target for target in targets if target not in {None, STDOUT}]
+        for number, target in enumerate(written):
+            if target is not None and target not in written[:number]:
+                check_new(target)
+            else:
+                raise InputError(f"two outputs are both {target}: give each its own name")
+        if self.plot is not None and self.plot.suffix.lower() != _PAGE:
+            from edgers.report.plot import check_plotting
+
+            check_plotting(self.plot)
+
+    def settings(self) -> Settings:
+        """What is to be measured; the demo's question where none is given."""
+        from edgers.benchmark.run import Settings
+        from edgers.benchmark.scenario import Asking
+        from edgers.demo import ACTIONS, PROMPT, SIGMA, frames
+
+        choices = named(self.choices)
+        if choices is None and self.oracle is None:
+            choices = [*ACTIONS]
+        return Settings(
+            scenario=self.scenario,
+            asking=Asking(
+                image=self.image or frames()[0],
+                prompt=PROMPT if self.prompt is None else self.prompt,
+                choices=None if choices is None else tuple(choices),
+                oracle=self.oracle,
+            ),
+            sigma=SIGMA if self.sigma is None else self.sigma,
+            samples=self.samples,
+            selection=self.selection,
+            alpha=self.alpha,
+            method=self.method,
+            target_radius=self.target_radius,
+            batch_size=self.batch_size,
+            duration=self.duration,
+            warm_up=self.warmup,
+        )
+
+    def drive(self) -> Drive | None:
+        """LoadGen, where it is asked for."""
+        if self.loadgen is None:
+            return None
+        from edgers.benchmark.loadgen import by_loadgen
+
+        return by_loadgen(self.scenario, self.duration, self.loadgen)
+
+
+@click.command("bench")
+@bundle_option
+@click.option(
+    "--image", type=PATH, help="What is asked about: JPEG, PNG or WebP.  [default: the demo's first frame]"
+)
+@click.option(
+    "--scenario",
+    type=click.Choice(["single", "stream", "offline", "certify"]),
+    default="certify",
+    show_default=True,
+    help="certify: certificates, each from the image's file to the verdict. As in MLPerf: single, one noisy "
+    "sample after the other (SingleStream); stream, one batch after the other (MultiStream); offline, a pool "
+    "of samples at once.",
+)
+@partial(question_options, defaults=_DEMO)
+@click.option("--samples", type=int, help="Of a certificate (its n), or of the offline pool  [default: 100]")
+@click.option("--selection", type=int, help="With certify: samples that choose the class  [default: 16]")
+@click.option("--alpha", type=float, help="With certify: allowed error probability  [default: 0.001]")
+@click.option(
+    "--method",
+    type=click.Choice(["fixed", "sequential", "batched"]),
+    help="With certify: as in `edgers certify`  [default: sequential with --target-radius, else fixed]",
+)
+@click.option("--target-radius", type=float, help="With certify: end when this radius is decided.")
+@click.option("--batch-size", type=int, help="Samples answered at once  [default: 32; 8 with a target]")
+@click.option(
+    "--duration", type=float, default=10.0, show_default=True, help="Seconds to measure; at least 5 queries."
+)
+@click.option(
+    "--warmup", type=float, default=5.0, show_default=True, help="Most seconds to warm up; at least 1 query."
+)
+@backend_options
+@click.option("--loadgen", type=PATH, metavar="DIR", help="Let MLCommons' LoadGen ask; its logs go there.")
+@click.option(
+    "--json",
+    "json_file",
+    type=PATH,
+    metavar="FILE",
+    help="Write every query and the circumstances; - is stdout.",
+)
+@click.option("--csv", "csv_file", type=PATH, metavar="FILE", help="Write one line for each query.")
+@click.option("--plot", type=PATH, metavar="FILE", help="Draw it: a page as HTML, or PNG, SVG, PDF.")
+def command(**given: Any) -> int:  # noqa: ANN401  the fields of Options
+    """Measure a bundle on this device.
+
+    It warms up until queries no longer get faster, then measures. Ctrl-C ends it; what was measured by then
+    is kept, and the exit code is 130. The noise is the same in every run: what it certifies on the way is
+    worth nothing.
+    """
+    options = Options(**given)
+    options.check_outputs()
+    settings, drive = options.settings(), options.drive()
+    from edgers.benchmark.run import run
+    from edgers.demo import load_bundle
+    from edgers_engines.engine import open_backend
+
+    bundle = load_bundle(options.bundle_path)
+    backend = open_backend(options.backend, device=options.device, threads=options.threads)
+    with progress_bar(f"bench {options.scenario}", None) as progress:
+        benchmark, interrupted = run(settings, bundle, backend, progress=progress, drive=drive)
+    _deliver(benchmark, options)
+    if interrupted:
+        click.echo(f"edgers: interrupted; queries that were kept: {len(benchmark.queries)}", err=True)
+    return INTERRUPTED if interrupted else 0
+
+
+def _deliver(benchmark: Benchmark, options: Options) -> None:
+    from edgers.report.benchmark import benchmark_lines, queries_csv
+
+    # Shown first: should writing fail, the result is not lost.
+    out = stderr() if options.json_file == STDOUT else stdout()
+    for line in benchmark_lines(benchmark):
+        out.print(line)
+    if options.json_file == STDOUT:
+        print_json(benchmark)
+    elif options.json_file is not None:
+        write_new(options.json_file, benchmark.to_json())
+    if options.csv_file is not None:
+        write_new(options.csv_file, queries_csv(benchmark))
+    if options.plot is not None:
+        write_new(options.plot, _drawn(benchmark, options.plot))
+
+
+def _drawn(benchmark: Benchmark, path: Path) -> bytes:
+    if path.suffix.lower() == _PAGE:
+        from edgers.report.benchmark_page import benchmark_html
+
+        return benchmark_html(benchmark)
+    from edgers.report.benchmark_plot import plot_benchmark
+
+    return plot_benchmark(benchmark, path.suffix[1:])
