@@ -4,9 +4,9 @@ Operations are those of products (Conv, Gemm, MatMul, attention), 2 for each mul
 PyTorch's counter has it: what a device's peak is stated for. Biases, norms, activations and the like are
 counted apart, one operation for each number, for they run on other units and mostly while bytes move.
 
-Bytes are the traffic that no implementation can avoid: each stored weight once in the bits it is stored in (of
-a table, the rows that are looked up), the graph's inputs and outputs once, of the KV cache what is read and
-what is written. Values between nodes count nothing, for a runtime that fuses enough never writes them to
+Bytes are the traffic that no implementation can avoid: each stored weight once in the bits that it is stored
+in (of a table, the rows that are looked up), the graph's inputs and outputs once, of the KV cache what is read
+and what is written. Values between nodes count nothing, for a runtime that fuses enough never writes them to
 memory. So the time that follows from both is a lower bound.
 
 Attention under the decoder's mask needs the positions at and before each new one; a runtime that knows the
@@ -28,7 +28,16 @@ from edgers_engines.protobuf import Message
 # They move numbers or compute shapes; DequantizeLinear is part of a product by stored weights.
 _MOVES = frozenset(
     {
-        *("Cast", "Concat", "Constant", "ConstantOfShape", "DequantizeLinear", "Expand", "Gather", "Identity"),
+        *(
+            "Cast",
+            "Concat",
+            "Constant",
+            "ConstantOfShape",
+            "DequantizeLinear",
+            "Expand",
+            "Gather",
+            "Identity",
+        ),
         *("Range", "Reshape", "Shape", "Slice", "Squeeze", "TensorScatter", "Transpose", "Unsqueeze"),
     }
 )
@@ -42,12 +51,12 @@ class Work:
 
     Attributes:
         flops: operations of products that the result needs, by the type of the numbers that are multiplied.
-        executed_flops: the same in all types, with attention to every position of the cache where the operator
-            is told of the others by a mask.
+        executed_flops: the same in all types, with attention to every position of the cache where a mask tells
+            which count.
         weights: bytes of stored weights.
         values: bytes of the graph's inputs and outputs, the cache not among them.
         cache: bytes of keys and values that are read and written.
-        executed_cache: the same, with every position of the cache read where the operator is told by a mask.
+        executed_cache: the same, with every position of the cache read where a mask tells which count.
         other: operations that are of no product, one for each number that is computed.
     """
 
@@ -101,7 +110,9 @@ def graph_work(content: bytes, sizes: Mapping[str, int], first: int = 0) -> Work
 class _Counter:
     """Adds up the steps of one graph."""
 
-    def __init__(self, first: int, stored: Iterable[str], inputs: Iterable[str], outputs: Iterable[str]) -> None:
+    def __init__(
+        self, first: int, stored: Iterable[str], inputs: Iterable[str], outputs: Iterable[str]
+    ) -> None:
         self._first = first
         self._stored, self._inputs, self._outputs = set(stored), set(inputs), set(outputs)
         self._flops: Counter[str] = Counter()

@@ -41,7 +41,9 @@ class TestProducts:
     def test_a_convolution_multiplies_the_kernel_at_every_place_it_writes(self):
         """[2, 6, 10, 10] by [4, 6, 3, 3], every second place, one value of padding: [2, 4, 5, 5]."""
         nodes = [("Conv", ["x", "w"], "y", {"strides": [2, 2], "pads": [1, 1, 1, 1]})]
-        work = counted(nodes, {"x": [2, 6, 10, 10]}, {"y": [2, 4, 5, 5]}, w=np.zeros((4, 6, 3, 3), np.float32))
+        work = counted(
+            nodes, {"x": [2, 6, 10, 10]}, {"y": [2, 4, 5, 5]}, w=np.zeros((4, 6, 3, 3), np.float32)
+        )
         assert work.flops == {"float32": 2 * 2 * 4 * 5 * 5 * 6 * 3 * 3}
 
     def test_a_convolution_in_groups_sums_over_its_group_alone(self):
@@ -108,7 +110,9 @@ def grouped_attention():
 
 
 def model(nodes, inputs, outputs, *more):
-    sides = ([helper.make_tensor_value_info(n, *kind) for n, kind in side.items()] for side in (inputs, outputs))
+    sides = (
+        [helper.make_tensor_value_info(n, *kind) for n, kind in side.items()] for side in (inputs, outputs)
+    )
     made = helper.make_graph(nodes, "graph", *sides)
     opsets = [helper.make_opsetid("", 24), *more]
     return helper.make_model(made, opset_imports=opsets, ir_version=10).SerializeToString()
@@ -217,7 +221,9 @@ class TestDemo:
         projector = 36 * (128 * 96 + 96 * 96)
         assert work.flops == {"float32": 2 * (36 * 3 * 16 * 16 * 128 + 3 * layer + projector)}
 
-    def test_the_decoder_computes_the_last_layer_for_the_last_position_behind_its_attention(self, demo_bundle):
+    def test_the_decoder_computes_the_last_layer_for_the_last_position_behind_its_attention(
+        self, demo_bundle
+    ):
         """40 new positions behind 3, in a cache of 50."""
         new, first, h, wide = 40, 3, 96, 256
         work = graph_work(demo_bundle.read("decoder.onnx"), {"batch": 1, "seq": new, "max_len": 50}, first)

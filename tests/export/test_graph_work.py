@@ -10,7 +10,6 @@ from edgers_engines.graph_work import graph_work
 from edgers_export.checkpoint import load
 from edgers_export.lean import _last_position
 from edgers_export.vision import read_vision
-from tests.checkpoints import MINIATURES, write
 from tests.conftest import CHECKPOINT
 
 ROWS, NEW = 3, 11
@@ -58,7 +57,9 @@ def test_the_decoder_graph_has_the_products_that_pytorch_computes(case):
     parts = (last.self_attn.o_proj, last.post_attention_layernorm, decoder.norm)
     hooks = [part.register_forward_pre_hook(_last_position) for part in parts]
     try:
-        found = counted(lambda: head(decoder(inputs_embeds=embeddings, use_cache=False).last_hidden_state[:, -1]))
+        found = counted(
+            lambda: head(decoder(inputs_embeds=embeddings, use_cache=False).last_hidden_state[:, -1])
+        )
     finally:
         for hook in hooks:
             hook.remove()
@@ -84,18 +85,3 @@ def test_a_decode_step_has_the_products_that_pytorch_computes_behind_its_cache(c
     work = graph_work(bundle.read("decoder.onnx"), sizes, first=NEW)
     assert work.total_flops == found + (ROWS - 1) * angles
     assert work.executed_flops > work.total_flops
-
-
-def test_the_decoder_for_cuda_needs_what_the_standard_one_needs(tmp_path):
-    """But for the angles, which it looks up; and it executes nothing else."""
-    from edgers_export.bundle import export_bundle
-
-    checkpoint = write(MINIATURES["llama, clip"], tmp_path / "checkpoint")
-    bundle = export_bundle(checkpoint, tmp_path / "bundle", precision="fp16", cuda_decoder=True)
-    sizes = {"batch": ROWS, "seq": NEW, "max_len": 40}
-    standard, own = (graph_work(bundle.read(f"{name}.onnx"), sizes, 0) for name in ("decoder", "cuda_decoder"))
-    angles = ROWS * NEW * bundle.manifest.dimensions.head_dim
-    assert own.flops["float16"] == standard.flops["float16"]
-    assert standard.flops["float32"] == angles
-    assert own.executed_flops == own.total_flops
-    assert own.cache == standard.cache
