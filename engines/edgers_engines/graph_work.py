@@ -5,8 +5,8 @@ PyTorch's counter has it: what a device's peak is stated for. Biases, norms, act
 counted apart, one operation for each number, for they run on other units and mostly while bytes move.
 
 Bytes are the traffic that no implementation can avoid: each stored weight once in the bits that it is stored
-in (of a table, the rows that are looked up), the graph's inputs and outputs once, of the KV cache what is read
-and what is written. Values between nodes count nothing, for a runtime that fuses enough never writes them to
+in (of a table, the rows that are looked up), the graph's inputs and outputs once, of the KV cache what is
+read and what is written. Values between nodes count nothing, for a runtime that fuses enough never writes them to
 memory. So the time that follows from both is a lower bound.
 
 Attention under the decoder's mask needs the positions at and before each new one; a runtime that knows the
@@ -51,8 +51,8 @@ class Work:
 
     Attributes:
         flops: operations of products that the result needs, by the type of the numbers that are multiplied.
-        executed_flops: the same in all types, with attention to every position of the cache where a mask tells
-            which count.
+        executed_flops: the same in all types, with attention to every position of the cache where a mask
+            tells which count.
         weights: bytes of stored weights.
         values: bytes of the graph's inputs and outputs, the cache not among them.
         cache: bytes of keys and values that are read and written.
