@@ -1,9 +1,10 @@
 """The roofline of a bundle on a device: how long its graphs take, and how long they must take at least.
 
-A graph that needs W operations and B bytes takes no less than max(W / peak, B / bandwidth) (Williams, Waterman,
-Patterson, *Roofline*, CACM 52(4), 2009). `edgers_engines.graph_work` counts both, `edgers_engines.peaks`
-measures what the machine can do. For a device that is not here the roofs are what its maker states, and times
-are predictions: of the limit, which nothing reaches, or of a share of it that the caller gives.
+A graph that needs W operations and B bytes takes no less than max(W / peak, B / bandwidth) (Williams,
+Waterman, Patterson, *Roofline*, CACM 52(4), 2009). `edgers_engines.graph_work` counts both,
+`edgers_engines.peaks` measures what the machine can do. For a device that is not here the roofs are what its
+maker states, and times are predictions: of the limit, which nothing reaches, or of a share of it that the
+caller gives.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Literal
 from msgspec.structs import replace
 
 from edgers_engines.bundle import Bundle
-from edgers_engines.device_profile import DeviceProfile
+from edgers_engines.device_profile import DeviceProfile, Figure
 from edgers_engines.errors import InputError
 from edgers_engines.fields import Count, NonNegative
 from edgers_engines.graph_work import Work
@@ -146,9 +147,12 @@ def measured_roofs(peaks: Peaks, device: str, threads: int) -> Roofs:
 
 def published_roofs(profile: DeviceProfile) -> Roofs:
     """What its maker states of a kind of device."""
-    figures = {"bandwidth": profile.bandwidth, **profile.peaks}
-    roofs = {name: Roof(per_second=f.per_second, source=f.source) for name, f in figures.items()}
-    return Roofs(device=profile.title, bandwidth=roofs.pop("bandwidth"), peaks=roofs)
+
+    def roof(figure: Figure) -> Roof:
+        return Roof(per_second=figure.per_second, source=figure.source)
+
+    peaks: dict[str, Roof] = {kind: roof(figure) for kind, figure in profile.peaks.items()}
+    return Roofs(device=profile.title, bandwidth=roof(profile.bandwidth), peaks=peaks)
 
 
 def limit(work: Work, roofs: Roofs) -> tuple[float, Literal["compute", "memory"]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
-from edgers.roofline import Roofline, Roofs, Stage
+from edgers.roofline import Roofline, Roofs
 from edgers_engines.errors import printable
 
 if TYPE_CHECKING:
@@ -24,18 +24,15 @@ def roofline_table(roofline: Roofline) -> Table:
     """One line for each stage: what it takes, its limit, and its time."""
     table = Table("stage", box=box.SIMPLE)
     predicted = roofline.prediction
-    time = f"predicted at {roofline.assumed_share:.0%}" if predicted else "measured"
-    for name in ("GFLOP", "MB", "FLOP/byte", "limit", "bound by", time):
-        table.add_column(name, justify="right")
-    if not predicted:
-        table.add_column("of the limit", justify="right")
-        table.add_column("GFLOP/s", justify="right")
+    times = [f"at {roofline.assumed_share:.0%}"] if predicted else ["measured", "from", "to", "share"]
+    for name in ("GFLOP", "MB", "FLOP/B", "bound by", "limit", *times):
+        table.add_column(name, justify="right", no_wrap=True)
     for stage in roofline.stages:
         work = stage.work
-        row = [f"{work.total_flops / 1e9:.4g}", f"{work.nbytes / 1e6:.4g}", f"{work.intensity:.4g}"]
-        row += [duration(stage.limit_seconds), stage.bound_by, _measured(stage)]
-        if not predicted:
-            row += [f"{stage.share:.0%}", f"{stage.flops_per_second / 1e9:.4g}"]
+        row = [f"{work.total_flops / 1e9:.3g}", f"{work.nbytes / 1e6:.3g}", f"{work.intensity:.3g}"]
+        row += [stage.bound_by, *map(duration, (stage.limit_seconds, stage.seconds))]
+        if stage.spread is not None:
+            row += [*map(duration, stage.spread), f"{stage.share:.0%}"]
         table.add_row(stage.name, *row)
     return table
 
@@ -75,7 +72,7 @@ def draw(axes: Axes, roofline: Roofline) -> None:
     for stage in stages:
         axes.plot(
             [stage.work.intensity],
-            [stage.flops_per_second],
+            [stage.flops_per_second / 1e9],
             "o",
             color=_COLORS[stage.name],
             markerfacecolor="none" if roofline.prediction else None,
@@ -83,14 +80,17 @@ def draw(axes: Axes, roofline: Roofline) -> None:
         )
     axes.set_xscale("log")
     axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_minor_formatter(lambda *_: "")
     axes.set_xlim(low, high)
+    axes.set_ylim(bottom=min(stage.flops_per_second for stage in stages) / 1e9 / _ROOM)
     axes.set_xlabel("operations for each byte")
     axes.set_ylabel("GFLOP/s")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value / 1e9:g}")
     share = roofline.assumed_share
     said = f"PREDICTION at {share:.0%} of the limit" if roofline.prediction else "measured"
-    title = f"{roofline.roofs.device}, {roofline.rows} samples at once: {said}"
-    axes.set_title(printable(title), fontsize=10, parse_math=False)
+    title = f"{roofline.roofs.device}\n{roofline.rows} samples at once: {said}"
+    axes.set_title("\n".join(map(printable, title.split("\n"))), fontsize=10, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, alpha=0.25)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
@@ -106,22 +106,23 @@ def duration(seconds: float) -> str:
 
 def _draw_roofs(axes: Axes, roofs: Roofs, kinds: Sequence[str], low: float, high: float) -> None:
     """A slope for the memory, and a level for each type of number that is multiplied."""
-    bandwidth = roofs.bandwidth.per_second or 0.0
+    bandwidth = (roofs.bandwidth.per_second or 0.0) / 1e9
     for kind in dict.fromkeys(kinds):
-        peak = roofs.peak(kind).per_second or 0.0
-        corner = peak / bandwidth
-        x = sorted({low, min(max(corner, low), high), high})
+        peak = (roofs.peak(kind).per_second or 0.0) / 1e9
+        x = sorted({low, min(max(peak / bandwidth, low), high), high})
         axes.plot(x, [min(each * bandwidth, peak) for each in x], color=_GREY)
-        label = f"{peak / 1e9:.4g} GFLOP/s, {kind}"
+        label = f"{peak:.4g} GFLOP/s, {kind}"
         axes.annotate(label, (high, peak), ha="right", va="bottom", fontsize=8, color=_GREY)
-    axes.annotate(f"{bandwidth / 1e9:.4g} GB/s", (low, low * bandwidth), va="top", fontsize=8, color=_GREY)
-
-
-def _measured(stage: Stage) -> str:
-    if stage.spread is None:
-        return duration(stage.seconds)
-    low, high = stage.spread
-    return f"{duration(stage.seconds)} ({duration(low)} to {duration(high)})"
+    place = (low, low * bandwidth)
+    axes.annotate(
+        f" {bandwidth:.4g} GB/s",
+        place,
+        xytext=(8, 0),
+        textcoords="offset points",
+        va="top",
+        fontsize=8,
+        color=_GREY,
+    )
 
 
 def _subject(roofline: Roofline) -> str:
@@ -130,7 +131,10 @@ def _subject(roofline: Roofline) -> str:
         f"{roofline.tokens} tokens"
     )
     if roofline.prediction:
-        return f"PREDICTION for {roofline.roofs.device}, which is not this machine: {asked}. Nothing was measured."
+        return (
+            f"PREDICTION for {roofline.roofs.device}, which is not this machine: {asked}. Nothing was "
+            "measured."
+        )
     return f"{roofline.roofs.device}: {asked}."
 
 
@@ -152,8 +156,8 @@ def _certificate(roofline: Roofline) -> str:
         else "by these times"
     )
     return (
-        f"A certificate of {roofline.samples} samples: the graphs take {duration(seconds)} {said}, and no less than "
-        f"{duration(least)} at the limit."
+        f"A certificate of {roofline.samples} samples: the graphs take {duration(seconds)} {said}, and no less "
+        f"than {duration(least)} at the limit."
     )
 
 
@@ -166,7 +170,7 @@ def _warnings(roofline: Roofline) -> list[str]:
         )
     if any(stage.share > 1 and not roofline.prediction for stage in roofline.stages):
         said.append(
-            "More than the limit was reached: either the peaks were measured while the machine did something else "
-            "(run it again), or what a stage reads stays in a cache from one run to the next."
+            "More than the limit was reached: either the peaks were measured while the machine did something "
+            "else (run it again), or what a stage reads stays in a cache from one run to the next."
         )
     return said

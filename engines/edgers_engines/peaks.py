@@ -82,7 +82,7 @@ def measure_peaks(backend: Backend, kinds: Iterable[str], *, shrink: int = 1) ->
 
 
 def product_rate(backend: Backend, kind: str, *, shrink: int = 1) -> Rate:
-    """The best of several sizes; on the processor also of NumPy's BLAS, so that a runtime is no judge of itself.
+    """The best of several sizes; on the processor also of NumPy's BLAS: no runtime judges itself.
 
     Args, Raises: as of `measure_peaks`.
     """

@@ -1,4 +1,4 @@
-"""A graph that is one matrix product, to measure what a backend makes of it; written without the onnx package."""
+"""A graph of one matrix product, to measure what a backend makes of it; written without the onnx package."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def product(size: int, kind: str) -> Iterator[Product]:
 
 
 def operand(size: int, dtype: Dtype) -> NDArray[Any]:
-    """Random numbers for "a", held as such numbers are; a GPU multiplies constant ones faster than any model's."""
+    """Random numbers for "a", held as such numbers are; constant ones would let a GPU run faster."""
     return _matrix(size, dtype)[None]
 
 

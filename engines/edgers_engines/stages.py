@@ -1,4 +1,4 @@
-"""The graph runs that answers are made of: vision, prefill, decode step. Their sizes, their work, their time."""
+"""The runs of graphs that answers are made of, vision, prefill, decode step: their sizes, work and time."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def question_sizes(
         decoder: the graph that decodes; the standard one unless given.
 
     Raises:
-        InputError: a number is below 1, the prompt is empty, or the model has fewer positions than question and
-            answer take.
+        InputError: a number is below 1, the prompt is empty, or the model has fewer positions than question
+            and answer take.
     """
     manifest, encoder = bundle.manifest, PromptEncoder(bundle)
     asked = manifest.self_test.prompt if prompt is None else prompt

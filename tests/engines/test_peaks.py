@@ -1,8 +1,9 @@
-"""Peaks: what is measured is a product of the numbers that were asked for, with the threads of the backend."""
+"""Peaks: products of the numbers that were asked for, and memory, with the threads of the backend."""
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -84,7 +85,8 @@ class TestTries:
 
         assert len(seconds(run)) == 8
 
-    def test_what_takes_no_time_is_repeated_200_times(self, clock):
+    @pytest.mark.usefixtures("clock")
+    def test_what_takes_no_time_is_repeated_200_times(self):
         assert len(seconds(lambda: None)) == 200
 
 
@@ -127,12 +129,9 @@ class TestRates:
                 super().copy(source, target)
                 clock.now += 1
 
-        def read(_):
-            clock.now += spent
-
         monkeypatch.setattr(peaks, "array_bytes", lambda: 1 << 16)
-        monkeypatch.setattr(peaks, "_read", read)
         for spent, best, by in ((0.25, 4, "read"), (0.75, 2, "copy")):
+            monkeypatch.setattr(peaks, "_read", partial(pass_time, clock, spent))
             rate = bandwidth(Slow(), 1)
             assert (rate.best, rate.by) == (best << 16, by)
 
@@ -140,7 +139,7 @@ class TestRates:
         pieces = []
 
         class Noting(Host):
-            def copy(self, source, target):
+            def copy(self, source, target):  # noqa: ARG002  nobody looks at what is written
                 assert (source == 1).all()
                 pieces.append((source.nbytes, source.ctypes.data))
 
@@ -163,6 +162,10 @@ class TestRates:
         assert list(found.products) == ["float32", "int8"]
         for rate in (*found.products.values(), found.bandwidth):
             assert rate.best >= rate.median >= rate.least > 0
+
+
+def pass_time(clock, spent, *_):
+    clock.now += spent
 
 
 def tick(clock, spent):
