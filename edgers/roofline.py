@@ -135,7 +135,10 @@ def measured_roofs(peaks: Peaks, device: str, threads: int) -> Roofs:
     """Of the machine that this runs on."""
 
     def roof(rate: Rate, unit: str) -> Roof:
-        spread = f"{rate.least / 1e9:.4g} to {rate.best / 1e9:.4g} {unit} in {rate.tries} tries"
+        spread = (
+            f"{rate.least / 1e9:.4g} to {rate.best / 1e9:.4g} {unit} in {rate.tries} tries, "
+            f"median {rate.median / 1e9:.4g}"
+        )
         return Roof(per_second=rate.best, source=f"measured by {rate.by}, {threads} threads: {spread}")
 
     return Roofs(

@@ -24,7 +24,7 @@ def roofline_table(roofline: Roofline) -> Table:
     """One line for each stage: what it takes, its limit, and its time."""
     table = Table("stage", box=box.SIMPLE)
     predicted = roofline.prediction
-    times = [f"at {roofline.assumed_share:.0%}"] if predicted else ["measured", "from", "to", "share"]
+    times = [f"at {roofline.assumed_share:.0%}"] if predicted else ["measured", "share"]
     for name in ("GFLOP", "MB", "FLOP/B", "bound by", "limit", *times):
         table.add_column(name, justify="right", no_wrap=True)
     for stage in roofline.stages:
@@ -32,14 +32,20 @@ def roofline_table(roofline: Roofline) -> Table:
         row = [f"{work.total_flops / 1e9:.3g}", f"{work.nbytes / 1e6:.3g}", f"{work.intensity:.3g}"]
         row += [stage.bound_by, *map(duration, (stage.limit_seconds, stage.seconds))]
         if stage.spread is not None:
-            row += [*map(duration, stage.spread), f"{stage.share:.0%}"]
+            row.append(f"{stage.share:.0%}")
         table.add_row(stage.name, *row)
     return table
 
 
 def roofline_sentences(roofline: Roofline) -> list[str]:
     """What the figures are of, what they rest on, and what a certificate takes."""
-    return [_subject(roofline), *_rests(roofline), _certificate(roofline), *_warnings(roofline)]
+    return [
+        _subject(roofline),
+        *_spreads(roofline),
+        *_rests(roofline),
+        _certificate(roofline),
+        *_warnings(roofline),
+    ]
 
 
 def plot_rooflines(rooflines: Sequence[Roofline], file_type: str) -> bytes:
@@ -138,6 +144,12 @@ def _subject(roofline: Roofline) -> str:
     return f"{roofline.roofs.device}: {asked}."
 
 
+def _spreads(roofline: Roofline) -> list[str]:
+    spreads = [(stage.name, *stage.spread) for stage in roofline.stages if stage.spread]
+    ranges = (f"{name} {duration(least)} to {duration(most)}" for name, least, most in spreads)
+    return [f"measured: the median; {', '.join(ranges)}"] if spreads else []
+
+
 def _rests(roofline: Roofline) -> list[str]:
     kinds = dict.fromkeys(kind for stage in roofline.stages for kind in stage.work.flops)
     roofs = [(f"peak in {kind}", roofline.roofs.peak(kind), "GFLOP/s") for kind in kinds]
@@ -156,8 +168,8 @@ def _certificate(roofline: Roofline) -> str:
         else "by these times"
     )
     return (
-        f"A certificate of {roofline.samples} samples: the graphs take {duration(seconds)} {said}, and no less "
-        f"than {duration(least)} at the limit."
+        f"A certificate of {roofline.samples} samples: the graphs take {duration(seconds)} {said}, and no "
+        f"less than {duration(least)} at the limit."
     )
 
 
