@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _GREEN, _AMBER, _GREY, _BLUE = "#2a7f4f", "#c98a1b", "#8a8f98", "#2b6ca3"
 _COLORS = {"vision": _BLUE, "prefill": _GREEN, "decode step": _AMBER}
+_SCATTER = 1.5  # times the quickest try that the median of an idle machine never is
 _ROOM = 4.0  # times the outermost stage that the axes show
 
 
@@ -184,5 +185,10 @@ def _warnings(roofline: Roofline) -> list[str]:
         said.append(
             "More than the limit was reached: either the peaks were measured while the machine did something "
             "else (run it again), or what a stage reads stays in a cache from one run to the next."
+        )
+    if any(stage.spread and stage.seconds > _SCATTER * stage.spread[0] for stage in roofline.stages):
+        said.append(
+            "The machine did something else meanwhile: the quickest try of a stage is much quicker than the "
+            "median. Run it again when it is idle; as it is, the shares are too small."
         )
     return said

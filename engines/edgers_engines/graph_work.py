@@ -6,8 +6,8 @@ counted apart, one operation for each number, for they run on other units and mo
 
 Bytes are the traffic that no implementation can avoid: each stored weight once in the bits that it is stored
 in (of a table, the rows that are looked up), the graph's inputs and outputs once, of the KV cache what is
-read and what is written. Values between nodes count nothing, for a runtime that fuses enough never writes them to
-memory. So the time that follows from both is a lower bound.
+read and what is written. Values between nodes count nothing, for a runtime that fuses enough never writes
+them to memory. So the time that follows from both is a lower bound.
 
 Attention under the decoder's mask needs the positions at and before each new one; a runtime that knows the
 mask only as numbers computes, and reads, all that the cache has. Both are counted: what is needed is the
