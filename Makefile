@@ -22,8 +22,9 @@ lint: $(FULL)/.installed
 	$(FULL)/bin/lint-imports
 
 bench: $(FULL)/.installed $(DEVICE)/.installed
+	$(FULL)/bin/python -m pip install --quiet -e '.[bench]'
 	$(FULL)/bin/python bench/certify.py $(DEVICE)/bin/edgers
-	$(FULL)/bin/python bench/outside.py
+	$(FULL)/bin/python bench/outside.py build/miniature
 	$(FULL)/bin/python bench/bounds.py
 	$(FULL)/bin/python bench/decisions.py
 	$(FULL)/bin/python bench/sequential.py
@@ -34,7 +35,7 @@ bench: $(FULL)/.installed $(DEVICE)/.installed
 	$(FULL)/bin/python bench/oracles.py
 	$(FULL)/bin/python bench/harm.py
 	$(FULL)/bin/python bench/gate.py
-	$(FULL)/bin/python bench/against_transformers.py build/miniature
+	$(FULL)/bin/python bench/peers.py build/miniature
 	$(FULL)/bin/python bench/ablation.py build/miniature
 
 # Over a million hostile inputs, on one core in under half an hour; see docs/robustness.md.

@@ -9,9 +9,10 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,7 @@ RESULTS = Path(__file__).parent / "results"
 _REST = 0.1  # seconds; threads of the one before may go on spinning for a while
 CORES = len(os.sched_getaffinity(0))
 SHORTENED = bool({"SAMPLES", "ROUNDS", "FRAMES"} & os.environ.keys())
+_PACKAGES = ("edgers", "numpy", "onnxruntime", "onnxruntime-genai", "torch", "transformers")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -66,12 +68,61 @@ def in_turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dic
     return seconds
 
 
-def ratio(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, float, float]:
-    """Median over rounds of slow / fast, and its 95% bootstrap interval."""
-    each = np.array(slow) / np.array(fast)
-    drawn = np.random.default_rng(0).choice(each, (10_000, len(each)))
+class Figure(NamedTuple):
+    """A median over rounds, and its 95% bootstrap interval."""
+
+    median: float
+    low: float
+    high: float
+
+
+def figure(values: Sequence[float]) -> Figure:
+    """Of one number a round."""
+    drawn = np.random.default_rng(0).choice(np.array(values), (10_000, len(values)))
     low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
-    return float(np.median(each)), float(low), float(high)
+    return Figure(float(np.median(values)), float(low), float(high))
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> Figure:
+    """Of slow / fast within a round."""
+    return figure([a / b for a, b in zip(slow, fast, strict=True)])
+
+
+class Target(NamedTuple):
+    """What was promised: a figure that is at least, or at most, a limit.
+
+    Attributes:
+        what: the figure's name.
+        found: what was measured.
+        limit: what its median is compared with.
+        least: whether the limit is the least, not the most.
+        form: how numbers are written.
+    """
+
+    what: str
+    found: Figure
+    limit: float
+    least: bool
+    form: str = ".2f"
+
+    @property
+    def met(self) -> bool:
+        """Whether the median keeps it."""
+        median = self.found.median
+        return median >= self.limit if self.least else median <= self.limit
+
+    @property
+    def row(self) -> str:
+        """One row of `targets`."""
+        median, low, high, limit = (format(number, self.form) for number in (*self.found, self.limit))
+        side, verdict = "at least" if self.least else "at most", "met" if self.met else "missed"
+        return f"| {self.what} | {median} ({low} to {high}) | {side} {limit} | {verdict} |"
+
+
+def targets(each: Sequence[Target]) -> str:
+    """A table of them."""
+    head = "| figure | median (95% interval) | target | |\n|---|---|---|---|"
+    return "\n".join([head, *(target.row for target in each)])
 
 
 def spread(values: Sequence[float]) -> str:
@@ -80,21 +131,43 @@ def spread(values: Sequence[float]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Date, processor and versions."""
-    from importlib.metadata import version
-
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    packages = ("edgers", "numpy", "onnxruntime", "torch", "transformers")
-    return {
+    """Date, processor, memory, system and versions; what cannot be read is left out."""
+    facts = {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "processor": (models or [platform.processor() or platform.machine()])[0],
+        "processor": _first("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": CORES,
-        "load": os.getloadavg()[0],
+        "MHz": _first("/proc/cpuinfo", "cpu MHz"),
+        "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "memory": _first("/proc/meminfo", "MemTotal"),
+        "load": round(os.getloadavg()[0], 2),
+        "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        **{package: version(package) for package in packages},
+        **{package: _version(package) for package in _PACKAGES},
     }
+    return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _text(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None
+
+
+def _first(path: str, key: str) -> str | None:
+    """What stands behind the first "key : ..." of a file."""
+    for line in (_text(path) or "").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return None
 
 
 def store(name: str, results: Any, tables: str) -> None:  # noqa: ANN401  whatever JSON can hold

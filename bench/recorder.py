@@ -1,4 +1,4 @@
-"""An oracle that keeps what was answered: for benchmarks that compare tokens with another program's."""
+"""Oracles for benchmarks of random weights, whose tokens spell no text: one keeps them, one counts them."""
 
 from __future__ import annotations
 
@@ -25,3 +25,22 @@ class Recorder:
         """Keep the tokens."""
         self.tokens += [answer.tokens for answer in answers]
         return [OTHER] * len(answers)
+
+
+class FirstToken:
+    """Two classes of free text: which half of the vocabulary the first token is of."""
+
+    record = choices_record(("low", "high"))
+    constraint = None
+    failure = None
+
+    def __init__(self, max_new_tokens: int, vocabulary: int) -> None:
+        self.max_new_tokens, self._half = max_new_tokens, vocabulary // 2
+
+    def of_tokens(self, tokens: Sequence[int]) -> str:
+        """The class of one answer."""
+        return self.record.classes[tokens[0] >= self._half]
+
+    def classify(self, answers: Sequence[Answer]) -> list[str]:
+        """The class of each answer."""
+        return [self.of_tokens(answer.tokens) for answer in answers]
