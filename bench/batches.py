@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import miniature
-from measure import in_turns, spread, store, store_figure
+from measure import in_turns, spread, store, store_drawing
 from recorder import Recorder
 
 from edgers import Bundle, demo
@@ -132,7 +132,7 @@ def main(cache: str | None = None, device: str = "cpu") -> None:
         curves.append(curve("miniature", bundle, miniature.PROMPT, most=64, device=device))
     facts = f"{SAMPLES} samples on {device}, {ROUNDS} rounds."
     store("batches", [asdict(found) for found in curves], "\n\n".join([facts, *map(table, curves)]))
-    store_figure("batches", figure(curves))
+    store_drawing("batches", figure(curves))
 
 
 if __name__ == "__main__":

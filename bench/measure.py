@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Drawing
 
 RESULTS = Path(__file__).parent / "results"
 _REST = 0.1  # seconds; threads of the one before may go on spinning for a while
@@ -182,6 +182,6 @@ def store(name: str, results: Any, tables: str) -> None:  # noqa: ANN401  whatev
     (RESULTS / f"{name}.json").write_text(json.dumps({"machine": facts, "results": results}, indent=1) + "\n")
 
 
-def store_figure(name: str, figure: Figure) -> None:
+def store_drawing(name: str, drawing: Drawing) -> None:
     """Draw into `RESULTS`, unless the run was shortened: then nowhere, but drawn it is."""
-    figure.savefig(os.devnull if SHORTENED else RESULTS / f"{name}.png", format="png", dpi=150)
+    drawing.savefig(os.devnull if SHORTENED else RESULTS / f"{name}.png", format="png", dpi=150)

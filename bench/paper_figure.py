@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from measure import FrameByFrame, in_turns, ratio, store, store_figure
+from measure import FrameByFrame, in_turns, ratio, store, store_drawing
 from numpy.typing import NDArray
 
 from edgers import Certifier, demo
@@ -236,7 +236,7 @@ def main() -> None:
     ]
     results = {"rows": [asdict(each) for each in found.rows], "seconds": seconds}
     store("paper_figure", results, "\n".join(tables))
-    store_figure("paper_figure", figure(found))
+    store_drawing("paper_figure", figure(found))
 
 
 if __name__ == "__main__":
