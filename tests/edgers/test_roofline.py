@@ -164,6 +164,15 @@ class TestMeasurement:
         assert not found.prediction
         assert known == []
 
+    def test_what_is_counted_is_the_decoder_that_the_backend_runs(self, demo_model, known, monkeypatch):
+        counted = []
+        monkeypatch.setattr(
+            module, "stage_works", lambda *given: counted.append(given) or stage_works(*given)
+        )
+        measure(demo_model, question_sizes(demo_model.bundle, 5), 100)
+        assert known
+        assert [decoder for *_, decoder in counted] == [demo_model.decoder_graph] * 2
+
     def test_a_roof_that_was_measured_says_how(self):
         rate = Rate(best=2e9, median=1.5e9, least=1e9, tries=7, by="copy")
         found = measured_roofs(Peaks(products={"float32": rate}, bandwidth=rate), "cpu", 2)
