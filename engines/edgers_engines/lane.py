@@ -130,10 +130,10 @@ class Lane:
         decoding = self._decoding
         with self.timed("prefill"):
             logits = self._decode(self.memory.block, decoding.prefix)
+            active = self._advance(self.rows, logits)  # waits for a GPU, which has only been told to prefill
+        self.began = time.perf_counter()
         with self.timed("decode"):
             position = decoding.prefix + self.memory.block.shape[1]
-            active = self._advance(self.rows, logits)
-            self.began = time.perf_counter()
             while active:
                 self._drop_finished(active, logits, position)
                 logits = self._step([row.tokens[-1] for row in active], position)

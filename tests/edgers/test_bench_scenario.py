@@ -48,7 +48,8 @@ def asked(scenario, number=0, count=None):
 def check_times(query, stages):
     """Stages are parts of the latency, one after the other."""
     assert set(query.stages_ms) == stages
-    assert 0 < sum(query.stages_ms.values()) <= query.latency_ms
+    assert all(spent > 0 for spent in query.stages_ms.values())
+    assert sum(query.stages_ms.values()) <= query.latency_ms
     assert 0 < query.first_token_ms <= query.latency_ms
 
 
