@@ -81,7 +81,7 @@ def _write_concatenated(text: Path, file: Path) -> None:
     model = Exported()
     config = model.model.config
     rows, new, past, layers = 3, 4, 5, range(config.num_hidden_layers)  # any sizes above 1
-    cached = torch.zeros(rows, config.num_key_value_heads, past, config.head_dim)
+    shape = rows, config.num_key_value_heads, past, config.head_dim
     free, longer = (
         {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO},
         {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO},
@@ -94,7 +94,8 @@ def _write_concatenated(text: Path, file: Path) -> None:
                 torch.zeros(rows, new, config.hidden_size),
                 torch.ones(rows, past + new, dtype=torch.int64),
                 torch.arange(past, past + new).repeat(rows, 1),
-                tuple((cached, cached.clone()) for _ in layers),
+                # Each its own tensor: the same one twice would become one input.
+                tuple((torch.zeros(shape), torch.zeros(shape)) for _ in layers),
             ),
             dynamo=True,
             opset_version=18,
