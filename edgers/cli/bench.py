@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgers.cli.compare_benchmarks import Percent, compare, only_comparing
 from edgers.cli.options import PATH, backend_options, bundle_option, named, question_options
 from edgers.cli.output import print_json, progress_bar, stderr, stdout, write_new
 from edgers_engines.atomic import check_new
@@ -150,13 +151,44 @@ class Options:
 )
 @click.option("--csv", "csv_file", type=PATH, metavar="FILE", help="Write one line for each query.")
 @click.option("--plot", type=PATH, metavar="FILE", help="Draw it: a page as HTML, or PNG, SVG, PDF.")
-def command(**given: Any) -> int:  # noqa: ANN401  the fields of Options
+@click.option(
+    "--compare",
+    "compared",
+    nargs=2,
+    type=PATH,
+    metavar="A.json B.json",
+    help="Measure nothing: compare two files.",
+)
+@click.option(
+    "--despite",
+    multiple=True,
+    metavar="SETTING",
+    help="With --compare: a setting that may differ, such as bundle_digest; may be repeated.",
+)
+@click.option(
+    "--fail-if-slower",
+    type=Percent(),
+    metavar="PERCENT",
+    help="With --compare: exit with 1 if all of the 95% interval of the slow-down is above this, such as 5%.",
+)
+def command(
+    *,
+    compared: tuple[Path, Path] | None,
+    despite: tuple[str, ...],
+    fail_if_slower: float | None,
+    **given: Any,  # noqa: ANN401  the fields of Options
+) -> int:
     """Measure a bundle on this device.
 
     It warms up until queries no longer get faster, then measures. Ctrl-C ends it; what was measured by then is
     kept, and the exit code is 130. The noise is the same in every run: what it certifies on the way is worth
     nothing.
     """
+    if compared is not None:
+        only_comparing(click.get_current_context())
+        return compare(*compared, despite=despite, tolerance=fail_if_slower, json_file=given["json_file"])
+    if despite or fail_if_slower is not None:
+        raise InputError("--despite and --fail-if-slower go with --compare")
     options = Options(**given)
     options.check_outputs()
     settings, drive = options.settings(), options.drive()
