@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 
 from msgspec.structs import replace
 
-from edgers.benchmark import circumstances
+from edgers.benchmark.circumstances import metering, read
 from edgers.benchmark.record import Query, WarmUpRecord
 from edgers.benchmark.scenario import Keep, Scenario
 from edgers.benchmark.warm_up import warm_up
@@ -49,12 +49,13 @@ def measure(scenario: Scenario, drive: Drive, warm_up_seconds: float) -> Measure
     Raises:
         KeyboardInterrupt: Ctrl-C, before the first was.
     """
+    device = scenario.engine.device
     warmed, first = warm_up(scenario, warm_up_seconds)
     queries: list[Query] = []
     interrupted = False
-    before = circumstances.state()
+    before = read(device)
     started_at = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    with circumstances.metering() as meter:
+    with metering(device) as meter:
         try:
             drive(scenario, first, queries.append)
         except KeyboardInterrupt:
@@ -67,7 +68,7 @@ def measure(scenario: Scenario, drive: Drive, warm_up_seconds: float) -> Measure
         queries=_from_zero(queries),
         energy=meter.record(),
         before=before,
-        after=circumstances.state(),
+        after=read(device),
         interrupted=interrupted,
     )
 

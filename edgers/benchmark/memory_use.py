@@ -17,8 +17,8 @@ _NO_GPU = "the graphs ran on the processor: what they took is in the host's"
 def host_peak_bytes(status: Path = STATUS) -> int:
     """The most resident bytes that this process had.
 
-    The kernel's own mark of this very process. That of getrusage, which serves where there is none, survives an
-    exec: a process that a larger one has begun is as large as that.
+    The kernel's own mark of this very process. That of getrusage, which serves where there is none, survives
+    an exec: a process that a larger one has begun is as large as that.
     """
     try:
         match = re.search(r"^VmHWM:\s*([0-9]+) kB$", status.read_text(), re.MULTILINE)

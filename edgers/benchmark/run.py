@@ -21,7 +21,13 @@ from edgers_engines.image import CameraImage
 from edgers_engines.version import __version__
 
 LONGEST = 7 * 24 * 3600.0  # seconds
-_CERTIFY_ONLY = ("selection", "alpha", "method", "target_radius")
+_CERTIFIES = ("selection", "alpha", "method", "target_radius")
+_UNUSED: dict[record.Scenario, tuple[str, ...]] = {
+    "certify": (),
+    "offline": _CERTIFIES,
+    "stream": ("samples", *_CERTIFIES),
+    "single": ("samples", "batch_size", *_CERTIFIES),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +71,7 @@ class Settings:
                 raise InputError(
                     f"{name.replace('_', '')} is {value:g} s; it must lie between {least:g} and {LONGEST:g}"
                 )
-        unused = _CERTIFY_ONLY if self.scenario != "certify" else ()
-        if self.scenario in {"single", "stream"}:
-            unused += ("samples",)
-        if self.scenario == "single":
-            unused += ("batch_size",)
-        if given := [name for name in unused if getattr(self, name) is not None]:
+        if given := [name for name in _UNUSED[self.scenario] if getattr(self, name) is not None]:
             option = given[0].replace("_", "-")
             raise InputError(f"--{option} is not used in the scenario {self.scenario}: leave it out")
 

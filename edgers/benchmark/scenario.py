@@ -1,10 +1,10 @@
 """What is asked again and again, in the terms of MLPerf Inference.
 
-single is its SingleStream: one noisy sample, and the next when that one is answered. stream is its MultiStream:
-a batch, and the next when that one is. offline is its Offline: all samples of a pool at once, in batches, the
-noise of the next drawn while this one is answered. certify has no counterpart: SingleStream, where what is asked
-for is a certificate, from the image's file to the verdict. As in MLPerf the samples of the first three lie in
-memory: reading and preparing the image is not in their time, drawing the noise is.
+single is its SingleStream: one noisy sample, and the next when that one is answered. stream is its
+MultiStream: a batch, and the next when that one is. offline is its Offline: all samples of a pool at once, in
+batches, the noise of the next drawn while this one is answered. certify has no counterpart: SingleStream,
+where what is asked for is a certificate, from the image's file to the verdict. As in MLPerf the samples of
+the first three lie in memory: reading and preparing the image is not in their time, drawing the noise is.
 """
 
 from __future__ import annotations

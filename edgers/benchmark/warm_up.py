@@ -4,29 +4,46 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
 from itertools import count
 
 from edgers.benchmark.record import Query, WarmUpRecord
 from edgers.benchmark.scenario import Scenario
 
-WINDOW = 5  # queries whose median stands for them
-FALL = 0.02  # what a window's median may lie below that of the one before, for rounding's and chance's sake
+FEWEST, SHORTEST_MS = 5, 500.0  # queries and time of a window, whose median stands for it
+FALL = 0.02  # by which chance alone may make a window faster than the one before
 FIRST = 1 << 32  # their noise is none that is measured with, however long warming up took
 
-_RULE = f"the median of {WINDOW} queries lies at most {FALL:.0%} below that of the {WINDOW} before"
+_WINDOW = f"{FEWEST} queries and {SHORTEST_MS / 1000:g} s at least"
 
 
-def steady(latencies_ms: Sequence[float]) -> bool:
-    """Whether the newest window of queries is no longer faster than the one before.
+class Windows:
+    """Latencies in windows, one after the other, each with a median."""
 
-    Args:
-        latencies_ms: of all queries so far, in order.
-    """
-    if len(latencies_ms) < 2 * WINDOW:
-        return False
-    newest, before = latencies_ms[-WINDOW:], latencies_ms[-2 * WINDOW : -WINDOW]
-    return statistics.median(newest) >= (1 - FALL) * statistics.median(before)
+    def __init__(self) -> None:
+        self.medians: list[float] = []
+        self._open: list[float] = []
+        self._open_ms = 0.0
+
+    def add(self, query: Query) -> None:
+        """One query more; it may complete a window."""
+        self._open.append(query.latency_ms)
+        self._open_ms += query.latency_ms
+        if len(self._open) >= FEWEST and self._open_ms >= SHORTEST_MS:
+            self.medians.append(statistics.median(self._open))
+            self._open, self._open_ms = [], 0.0
+
+    @property
+    def steady(self) -> bool:
+        """Whether the newest window's median lies no more than `FALL` below that of the one before."""
+        return len(self.medians) > 1 and self.medians[-1] >= (1 - FALL) * self.medians[-2]
+
+    def said(self) -> str:
+        """How that was judged."""
+        if len(self.medians) < 2:
+            return f"not known to be steady: there was no time for two windows of {_WINDOW}; warm up longer"
+        before, newest = self.medians[-2:]
+        verdict = "steady" if self.steady else "not steady, warm up longer"
+        return f"{verdict}: the median went from {before:.4g} to {newest:.4g} ms between windows of {_WINDOW}"
 
 
 def warm_up(scenario: Scenario, seconds: float) -> tuple[WarmUpRecord, list[Query]]:
@@ -40,22 +57,16 @@ def warm_up(scenario: Scenario, seconds: float) -> tuple[WarmUpRecord, list[Quer
         What was done, and the queries.
     """
     queries: list[Query] = []
-    start, spent, latencies = time.perf_counter(), 0.0, list[float]()
+    windows, start, spent = Windows(), time.perf_counter(), 0.0
+
+    def keep(query: Query) -> None:
+        queries.append(query)
+        windows.add(query)
+
     for number in count(FIRST):
-        scenario.ask(number, scenario.samples, queries.append)
-        latencies = [query.latency_ms for query in queries]
+        scenario.ask(number, scenario.samples, keep)
         spent = time.perf_counter() - start
-        if spent >= seconds or steady(latencies):
+        if spent >= seconds or windows.steady:
             break
-    record = WarmUpRecord(
-        queries=len(queries), seconds=spent, steady=steady(latencies), said=_said(latencies, seconds)
-    )
+    record = WarmUpRecord(queries=len(queries), seconds=spent, steady=windows.steady, said=windows.said())
     return record, queries
-
-
-def _said(latencies: Sequence[float], seconds: float) -> str:
-    if steady(latencies):
-        return f"steady: {_RULE}"
-    if len(latencies) < 2 * WINDOW:
-        return f"not known to be steady: {seconds:g} s are too short for {2 * WINDOW} queries; warm up longer"
-    return f"not steady after {seconds:g} s: not yet that {_RULE}; warm up longer"

@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from edgers.benchmark.circumstances import throttling_between
 from edgers.benchmark.record import STAGES, Benchmark, MemoryRecord
 from edgers.benchmark.summary import PERCENTILES, Distribution, Summary, queries_needed, summarise
 from edgers_engines.device_state import DeviceState
@@ -24,6 +25,7 @@ _FIELDS = (
     "radius",
     "stopped_because",
 )
+_NAMED = 6  # clocks, or temperatures
 _MLPERF = {"single": 90, "stream": 99, "certify": 90}  # the percentile that the scenario is judged by
 
 
@@ -127,9 +129,9 @@ def _facts(benchmark: Benchmark, summary: Summary) -> Table:
         ("warm-up", f"{b.warm_up.queries} queries in {b.warm_up.seconds:.1f} s; {b.warm_up.said}"),
         ("memory", _memory(b.memory)),
         ("energy", _energy(b, summary)),
-        ("throttling", _throttling(b.before, b.after)),
-        ("clocks", _numbers(b.after.clocks_mhz, "MHz")),
-        ("temperature", _numbers(b.after.temperatures_c, "°C")),
+        ("throttling", _throttling(b)),
+        ("clocks", _numbers(b.after.clocks_mhz, "MHz") or _missing(b.after, "clock of the processor")),
+        ("temperatures", _numbers(b.after.temperatures_c, "°C") or _missing(b.after, "temperatures")),
         ("power mode", b.after.power_mode or _missing(b.after, "power mode")),
         ("asked", _asked(b)),
         ("machine", _machine(b)),
@@ -161,10 +163,10 @@ def _energy(benchmark: Benchmark, summary: Summary) -> str:
     )
 
 
-def _throttling(before: DeviceState, after: DeviceState) -> str:
-    if before.throttling is None and after.throttling is None:
-        return _missing(after, "throttling")
-    seen = sorted({*(before.throttling or ()), *(after.throttling or ())})
+def _throttling(benchmark: Benchmark) -> str:
+    seen = throttling_between(benchmark.before, benchmark.after)
+    if seen is None:
+        return _missing(benchmark.after, "throttling")
     return f"seen: {', '.join(seen)}" if seen else "none seen"
 
 
@@ -173,15 +175,20 @@ def _missing(state: DeviceState, what: str) -> str:
 
 
 def _numbers(values: dict[str, float], unit: str) -> str:
-    return ", ".join(f"{name} {value:.0f} {unit}" for name, value in values.items()) or "unknown"
+    """Each by its name; of many, as of the cores of a server, how far apart they are."""
+    if len(values) > _NAMED:
+        return f"{min(values.values()):.0f} to {max(values.values()):.0f} {unit} ({len(values)} of them)"
+    return ", ".join(f"{name} {value:.0f} {unit}" for name, value in values.items())
 
 
 def _asked(benchmark: Benchmark) -> str:
     s = benchmark.settings
     by = ", ".join(s.choices) if s.choices is not None else f"by the oracle {s.oracle!r}"
     text = f"{s.prompt!r} of {s.image}, {by}; sigma {s.sigma:g}, batches of {s.batch_size}"
-    if s.scenario != "certify":
+    if s.scenario == "offline":
         return f"{text}, {s.samples} samples at once"
+    if s.scenario != "certify":
+        return text
     target = "" if s.target_radius is None else f", target R ≥ {s.target_radius:g}"
     return f"{text}, n {s.samples} after {s.selection} for the class, alpha {s.alpha:g}, {s.method}{target}"
 

@@ -1,0 +1,305 @@
+"""`edgers bench`: what it prints and writes, and what it refuses before it measures."""
+
+import csv
+import io
+import json
+import shutil
+import sys
+
+import pytest
+from msgspec.structs import replace
+from rich.console import Console
+
+from edgers import cli, demo
+from edgers.benchmark import measure
+from edgers.benchmark.record import Benchmark
+from edgers.benchmark.summary import summarise
+from edgers.report.benchmark import benchmark_lines
+from edgers_engines.energy import EnergyRecord
+from tests.edgers.benchmarks import benchmark, query
+
+SHORT = ("--duration", "0.001", "--warmup", "0")
+FEW = (*SHORT, "--samples", "24", "--selection", "4")
+
+
+@pytest.fixture
+def bench(monkeypatch, capsys):
+    """Run the command in this process: exit code, stdout, stderr."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["edgers", "bench", *map(str, args)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert "internal error" not in err, err
+        return stop.value.code, out, err
+
+    return run
+
+
+def refused(ended, said):
+    code, out, err = ended
+    assert (code, out) == (2, ""), ended
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def test_bench_needs_no_argument_but_time(bench):
+    code, out, err = bench(*SHORT)
+    assert (code, err) == (0, "")
+    assert out.startswith("certify: ")
+    for word in (
+        "time to first token",
+        "5 of 5 certified",
+        "certificates/s",
+        "samples/s",
+        "decode image",
+        "statistics",
+        "needs 100",
+        "warm-up",
+        "energy",
+        "throttling",
+        "peak",
+        "nothing here certifies anything",
+    ):
+        assert word in " ".join(out.split()), word
+
+
+@pytest.mark.parametrize(
+    ("scenario", "samples", "batch"), [("single", 1, 1), ("stream", 4, 4), ("offline", 10, 4)]
+)
+def test_each_scenario_of_mlperf_is_measured(bench, tmp_path, scenario, samples, batch):
+    path, size = tmp_path / "b.json", () if scenario == "single" else ("--batch-size", "4")
+    pool = ("--samples", "10") if scenario == "offline" else ()
+    code, out, _ = bench(*SHORT, "--scenario", scenario, *size, *pool, "--json", path)
+    assert code == 0
+    assert out.startswith(f"{scenario}: ")
+    b = Benchmark.load(path)
+    assert (b.settings.scenario, b.settings.samples, b.settings.batch_size) == (scenario, samples, batch)
+    assert sum(q.samples for q in b.queries) >= 5 * samples or scenario == "offline"
+    assert "nothing here certifies" not in out
+
+
+def test_the_file_says_what_was_asked_where_and_how(bench, tmp_path):
+    path = tmp_path / "b.json"
+    options = ("--choices", "left, right", "--prompt", "Where to?", "--sigma", "0.5", "--alpha", "0.01")
+    target = ("--target-radius", "0.2", "--batch-size", "6", "--threads", "1")
+    frame = demo.frames()[1]
+    assert bench(*FEW, *options, *target, "--image", frame, "--json", path)[0] == 0
+    b = Benchmark.load(path)
+    s = b.settings
+    assert (s.scenario, s.bundle, s.image) == ("certify", "edgers-demo", frame.name)
+    assert (s.prompt, s.choices, s.oracle) == ("Where to?", ("left", "right"), None)
+    assert (s.sigma, s.alpha, s.samples, s.selection) == (0.5, 0.01, 24, 4)
+    assert (s.method, s.target_radius, s.batch_size) == ("sequential", 0.2, 6)
+    assert s.bundle_digest == demo.load_bundle().digest
+    assert b.machine.threads == 1
+    assert len(b.queries) == 5
+    assert b.energy.joules is None or b.energy.source
+    assert b.memory.host_peak_bytes > 10 << 20
+
+
+def test_two_runs_measure_with_the_same_noise(bench, tmp_path):
+    a, b = tmp_path / "a.json", tmp_path / "b.json"
+    bench(*FEW, "--json", a)
+    bench(*FEW, "--warmup", "0.5", "--json", b)
+    first, second = Benchmark.load(a), Benchmark.load(b)
+    assert first.settings == second.settings
+    assert [q.radius for q in first.queries] == [q.radius for q in second.queries[: len(first.queries)]]
+    assert first.queries[0].radius is not None
+
+
+def test_json_on_stdout_is_alone_there(bench):
+    code, out, err = bench(*FEW, "--json", "-")
+    assert code == 0
+    assert len(out.splitlines()) == 1
+    assert json.loads(out)["settings"]["scenario"] == "certify"
+    assert "time to first token" in err
+
+
+def test_the_csv_has_a_line_for_each_query_with_its_stages(bench, tmp_path):
+    path, table = tmp_path / "b.json", tmp_path / "b.csv"
+    assert bench(*FEW, "--csv", table, "--json", path)[0] == 0
+    queries = Benchmark.load(path).queries
+    rows = list(csv.DictReader(table.open()))
+    assert len(rows) == len(queries) == 5
+    for number, (row, each) in enumerate(zip(rows, queries, strict=True)):
+        assert int(row["query"]) == number
+        assert float(row["latency_ms"]) == each.latency_ms
+        assert float(row["decode_image_ms"]) == each.stages_ms["decode image"]
+        assert float(row["statistics_ms"]) == each.stages_ms["statistics"]
+        assert row["certified"] == str(each.certified)
+
+
+def test_a_stage_that_is_not_timed_is_an_empty_cell(bench, tmp_path):
+    table = tmp_path / "b.csv"
+    bench(*SHORT, "--scenario", "single", "--csv", table)
+    row = next(csv.DictReader(table.open()))
+    assert (row["prepare_ms"], row["certified"]) == ("", "")
+    assert float(row["encode_ms"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--duration", "0"), "duration is 0 s"),
+        (("--duration", "nan"), "duration is nan s"),
+        (("--duration", "inf"), "duration is inf s"),
+        (("--duration", "-3"), "duration is -3 s"),
+        (("--warmup", "-1"), "warmup is -1 s"),
+        (("--warmup", "inf"), "warmup is inf s"),
+        (("--sigma", "0"), "sigma is 0"),
+        (("--sigma", "nan"), "sigma is nan"),
+        (("--samples", "0"), "0"),
+        (("--selection", "0"), "selection is 0"),
+        (("--alpha", "1"), "alpha"),
+        (("--batch-size", "0"), "batch size is 0"),
+        (("--batch-size", "0", "--scenario", "stream"), "batch size is 0"),
+        (("--batch-size", "5000", "--scenario", "stream"), "batch size is 5000"),
+        (("--target-radius", "-1"), "target radius is -1"),
+        (("--target-radius", "9"), "no vote certifies a radius of 9"),
+        (("--method", "batched"), "batched"),
+        (("--choices", "left"), "choices"),
+        (("--choices", "left,,right"), "no name"),
+        (("--oracle", "no-such"), "has no oracle 'no-such'"),
+        (("--oracle", "robot-action", "--choices", "a,b"), "not both"),
+        (("--prompt", ""), "prompt"),
+        (("--threads", "0"), "threads is 0"),
+        (("--device", "tpu"), "no device 'tpu'"),
+        (("--scenario", "single", "--samples", "10"), "--samples is not used in the scenario single"),
+        (("--scenario", "single", "--batch-size", "2"), "--batch-size is not used"),
+        (("--scenario", "stream", "--alpha", "0.1"), "--alpha is not used"),
+        (("--scenario", "offline", "--target-radius", "0.1"), "--target-radius is not used"),
+        (("--scenario", "server"), "server"),
+        (("--plot", "b.bmp"), "must end in one of"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_line(bench, options, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(bench(*SHORT, *options), said)
+
+
+def test_outputs_are_refused_before_anything_is_measured(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "measure", None)
+    there = tmp_path / "there.json"
+    there.write_text("mine")
+    refused(bench("--json", there), "is there already")
+    refused(bench("--csv", tmp_path / "no" / "b.csv"), "is not a folder")
+    refused(bench("--json", tmp_path / "b", "--csv", tmp_path / "b"), "two outputs are both")
+    refused(bench("--loadgen", there), "is there already")
+    assert there.read_text() == "mine"
+
+
+def test_an_image_that_cannot_be_read_is_an_error(bench, tmp_path):
+    code, out, err = bench(*FEW, "--image", tmp_path / "none.png")
+    assert (code, out) == (1, "")
+    assert "cannot read the image" in err
+    (tmp_path / "text.png").write_text("no image")
+    assert "is not a JPEG, PNG or WebP image" in bench(*FEW, "--image", tmp_path / "text.png")[2]
+
+
+def test_a_bundle_that_is_damaged_is_an_error(bench, bundle_copy):
+    (bundle_copy / "weights.bin").write_bytes(b"x")
+    code, out, err = bench(*FEW, "--bundle", bundle_copy)
+    assert (code, out) == (1, "")
+    assert "weights.bin" in err
+
+
+def test_a_bundle_whose_oracles_are_gone_is_measured_with_choices(bench, bundle_copy, tmp_path):
+    """The demo's question is asked with choices, for which a bundle needs no oracle."""
+    manifest = json.loads((bundle_copy / "manifest.json").read_text())
+    gone = [oracle for oracle in manifest["oracles"] if "graph" in oracle]
+    files = {oracle["graph"]["file"] for oracle in gone} | {
+        oracle[name] for oracle in gone for name in ("weights", "tokenizer")
+    }
+    manifest["oracles"] = []
+    manifest["files"] = [file for file in manifest["files"] if file["path"] not in files]
+    for name in files:
+        (bundle_copy / name).unlink()
+    (bundle_copy / "manifest.json").write_text(json.dumps(manifest))
+    code, _, err = bench(*FEW, "--bundle", bundle_copy)
+    assert (code, err) == (0, "")
+    refused(bench(*FEW, "--bundle", bundle_copy, "--oracle", "robot-action"), "it has: none")
+
+
+def test_an_image_of_another_shape_than_a_bundle_was_made_for_is_refused(bench, bundle_copy):
+    manifest = json.loads((bundle_copy / "manifest.json").read_text())
+    manifest["preparation"] = {"exact": [96, 96], "filter": "bicubic", "frame": [96, 192]}
+    (bundle_copy / "manifest.json").write_text(json.dumps(manifest))
+    code, out, err = bench(*FEW, "--bundle", bundle_copy)
+    assert (code, out) == (1, "")
+    assert "this bundle was exported for 192x96" in err
+
+
+def test_ctrl_c_keeps_what_was_measured_and_says_so_by_the_exit_code(bench, tmp_path, monkeypatch):
+    def ask_twice(_seconds):
+        def drive(scenario, _first, keep):
+            for number in range(2):
+                scenario.ask(number, scenario.samples, keep)
+            raise KeyboardInterrupt
+
+        return drive
+
+    monkeypatch.setattr("edgers.benchmark.run.in_turn", ask_twice)
+    path = tmp_path / "b.json"
+    code, out, err = bench(*FEW, "--json", path)
+    assert code == 130
+    assert "the 2 queries until then are kept" in err
+    assert out.startswith("certify: ")
+    assert len(Benchmark.load(path).queries) == 2
+
+
+def test_a_file_that_cannot_be_written_in_the_end_leaves_the_table(bench, tmp_path, monkeypatch):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+
+    def vanish(_seconds):
+        def drive(scenario, _first, keep):
+            scenario.ask(0, scenario.samples, keep)
+            shutil.rmtree(folder)
+
+        return drive
+
+    monkeypatch.setattr("edgers.benchmark.run.in_turn", vanish)
+    code, out, err = bench(*FEW, "--json", folder / "b.json")
+    assert code == 1
+    assert "cannot write" in err
+    assert "time to first token" in out
+
+
+# --- the table ----------------------------------------------------------------------------------------------
+
+
+def shown(benchmark):
+    """What is printed, on a wide terminal."""
+    console = Console(width=200, highlight=False, file=io.StringIO())
+    for line in benchmark_lines(benchmark):
+        console.print(line)
+    return console.file.getvalue()
+
+
+def test_names_from_a_file_cannot_write_to_the_terminal():
+    b = benchmark(queries=(query(0, 10),))
+    wild = replace(b, settings=replace(b.settings, image="\x1b[2J[red]x", prompt="\x1b]0;y"))
+    text = shown(wild)
+    assert "\x1b[2J" not in text
+    assert "[red]x" in text
+
+
+def test_energy_is_said_per_certificate_and_per_sample():
+    b = benchmark(queries=(query(0, 1000), query(1000, 1000)))
+    energy = EnergyRecord(joules=30.0, source="INA3221", rail="VDD_IN", interval_ms=100.0)
+    text = shown(replace(b, energy=energy))
+    assert "15 J a certificate" in text
+    assert "15 W (INA3221, VDD_IN)" in text
+    assert summarise(b).joules_per_sample is None
+    assert "unknown: nobody measured" in shown(b)
+
+
+def test_throttling_at_either_end_is_seen():
+    b = benchmark(queries=(query(0, 10),))
+    assert "the device does not say" in shown(b)
+    calm, hot = replace(b.before, throttling=()), replace(b.before, throttling=("thermal",))
+    assert "none seen" in shown(replace(b, before=calm, after=calm))
+    assert "seen: thermal" in shown(replace(b, before=hot, after=calm))
+    assert "seen: thermal" in shown(replace(b, before=calm, after=hot))
