@@ -32,6 +32,7 @@ _COMMANDS = {
     "inspect": "Show what a bundle is.",
     "pack": "Write a bundle into one file.",
     "unpack": "Make a bundle from such a file, checking every byte.",
+    "roofline": "How close a bundle's graphs come to what a device can do.",
     "doctor": "Show what this machine has, and what is wrong.",
     "collect": "Write what a bundle answers about noisy images into a file.",
     "ready": "Oracles and labelled answers that come with edgers.",

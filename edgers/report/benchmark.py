@@ -32,7 +32,7 @@ _MLPERF = {"single": 90, "stream": 99, "certify": 90}  # the percentile that the
 def benchmark_lines(benchmark: Benchmark) -> Iterator[Text | Table]:
     """What is printed, in this order."""
     summary = summarise(benchmark)
-    yield Text(_headline(benchmark, summary), style="bold")
+    yield Text(headline(benchmark), style="bold")
     yield _times(benchmark, summary)
     yield _stages(summary)
     yield _facts(benchmark, summary)
@@ -56,9 +56,9 @@ def queries_csv(benchmark: Benchmark) -> bytes:
     return out.getvalue().encode()
 
 
-def _headline(benchmark: Benchmark, summary: Summary) -> str:
+def headline(benchmark: Benchmark) -> str:
     """The scenario's own figure first."""
-    scenario = benchmark.settings.scenario
+    scenario, summary = benchmark.settings.scenario, summarise(benchmark)
     rate = f"{summary.samples_per_second:.1f} samples/s"
     if scenario == "offline":
         return f"offline: {rate}"

@@ -116,8 +116,9 @@ class Cuda(Device):
         _driver("cuMemcpyHtoDAsync", target.pointer, source.ctypes.data, source.nbytes, self.stream)
         self._wait()  # until then `source` must live
 
-    def copy(self, source: DeviceArray, target: DeviceArray) -> None:
-        """Copy an array of this device onto one of its size."""
+    def copy(self, source: Buffer, target: Buffer) -> None:
+        """See `Device.copy`."""
+        source, target = _device(source), _device(target)
         self.enter()
         _driver("cuMemcpyDtoDAsync", target.pointer, source.pointer, source.nbytes, self.stream)
 
@@ -278,7 +279,7 @@ class Cuda(Device):
         _driver("cuCtxSetCurrent", self._context)
 
     def wait(self) -> None:
-        """Until all is done that was enqueued."""
+        """See `Device.wait`."""
         self.enter()
         self._wait()
 

@@ -97,6 +97,14 @@ class Device(ABC):
         """Bytes that can still be allocated, where the device says."""
 
     @abstractmethod
+    def wait(self) -> None:
+        """Until all is done that was enqueued."""
+
+    @abstractmethod
+    def copy(self, source: Buffer, target: Buffer) -> None:
+        """Copy an array of this device onto one of its size."""
+
+    @abstractmethod
     def fill(self, array: Buffer, value: float, start: int = 0, stop: int | None = None) -> None:
         """Write a value from position `start` of the last axis but one on, up to `stop` (exclusive)."""
 
@@ -155,6 +163,13 @@ class Host(Device):
 
     def free_bytes(self) -> None:
         """Unknown: what the system can still give depends on what it can put aside."""
+
+    def wait(self) -> None:
+        """Nothing is enqueued."""
+
+    def copy(self, source: Buffer, target: Buffer) -> None:
+        """See `Device.copy`."""
+        np.copyto(_host(target), _host(source))
 
     def fill(self, array: Buffer, value: float, start: int = 0, stop: int | None = None) -> None:
         """See `Device.fill`."""

@@ -1,14 +1,30 @@
-"""Kinds of devices: what memory one has, to plan for it where it is not at hand."""
+"""Kinds of devices: what memory one has and how fast it is, to plan for it where it is not at hand."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from edgers_engines.errors import InputError
-from edgers_engines.fields import Count, Name
+from edgers_engines.fields import Count, Name, NonNegative
 from edgers_engines.records import Record, parse
 
 _FOLDER = Path(__file__).with_name("profiles")
+
+
+Published = Literal["float32", "float16", "int8", "float8_e4m3fn"]  # types of numbers that are multiplied
+
+
+class Figure(Record, frozen=True, kw_only=True):
+    """What its maker states of a device: bytes or operations a second, or None where no statement is known.
+
+    Attributes:
+        per_second: of dense products, 2 operations for each multiply-add; or of memory, as its bus allows.
+        source: where it is stated and how it was derived; without a figure, why there is none.
+    """
+
+    per_second: NonNegative | None
+    source: str
 
 
 class DeviceProfile(Record, frozen=True, kw_only=True):
@@ -20,6 +36,8 @@ class DeviceProfile(Record, frozen=True, kw_only=True):
         memory_bytes: all that the GPU can address.
         reserved_bytes: an estimate of what the system, other programs and CUDA itself take of it.
         shared: whether processor and GPU have one memory.
+        bandwidth: of that memory.
+        peaks: of products, by the type of the numbers; bfloat16 has float16's on all of these.
     """
 
     name: Name
@@ -27,6 +45,8 @@ class DeviceProfile(Record, frozen=True, kw_only=True):
     memory_bytes: Count
     reserved_bytes: Count
     shared: bool
+    bandwidth: Figure
+    peaks: dict[Published, Figure]
 
     @property
     def free_bytes(self) -> int:

@@ -28,6 +28,7 @@ from edgers_engines.decoder_graph import cuda_decoder, standard_decoder
 from edgers_engines.engine import open_backend
 from edgers_engines.errors import BundleError, InputError
 from edgers_engines.graph_shapes import steps
+from edgers_engines.graph_work import graph_work
 from edgers_engines.memory_plan import _scratch, peak_bytes, plan_memory
 from edgers_engines.onnx_graph import read_graph
 from edgers_engines.onnxruntime import OnnxRuntimeBackend
@@ -224,6 +225,16 @@ class TestFiles:
         assert peak_bytes(content, sizes, for_cuda=True) < standard
         attentions = [step for step in steps(content, sizes) if step.operator == "GroupQueryAttention"]
         assert [_scratch(step) for step in attentions] == 2 * [200 * 64 * 4], "the rotated query"
+
+    def test_it_is_the_same_work_but_for_the_angles_and_none_in_vain(self, full):
+        """Angles of positions are looked up, and no position is computed only to be masked."""
+        graphs, sizes = full.manifest.graphs, {"batch": 3, "seq": 11, "max_len": 40}
+        standard, own = (
+            graph_work(full.read(graph.file), sizes) for graph in (graphs.decoder, graphs.cuda_decoder)
+        )
+        assert standard.total_flops - own.total_flops == 3 * 11 * full.manifest.dimensions.head_dim
+        assert standard.executed_flops > own.executed_flops == own.total_flops
+        assert (own.cache, own.executed_cache) == (standard.cache, standard.cache)
 
 
 class TestChoice:
