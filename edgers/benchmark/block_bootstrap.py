@@ -1,13 +1,14 @@
 """Intervals for the ratio of a figure in two time series, by a circular block bootstrap.
 
-The latencies of successive queries are correlated: clocks, caches and temperature change slowly. Drawing queries
-one by one would take them for independent, and call most chance differences real. So blocks of successive queries
-are drawn, the first query following the last (Politis and Romano, "A circular block-resampling procedure", 1992).
+The latencies of successive queries are correlated: clocks, caches and temperature change slowly. Drawing
+queries one by one would take them for independent, and call most chance differences real. So blocks of
+successive queries are drawn, the first query following the last (Politis and Romano, "A circular block-
+resampling procedure", 1992).
 
-The block is a tenth of the series: ten blocks, however long the run is. Few long blocks outlast the correlation
-without having to estimate it, and Student's t makes up for their being few (Schmeiser, Operations Research 30,
-1982: more than ten to thirty batches gain little). A correlation that outlasts a tenth of the run is still taken
-for a difference: no rule finds what a run is too short to show.
+The block is a tenth of the series: ten blocks, however long the run is. Few long blocks outlast the
+correlation without having to estimate it, and Student's t makes up for their being few (Schmeiser,
+Operations Research 30, 1982: more than ten to thirty batches gain little). A correlation that outlasts a
+tenth of the run is still taken for a difference: no rule finds what a run is too short to show.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ class Figure(Protocol):
     def queries(self) -> int:
         """How many there are."""
 
+    @property
+    def counted(self) -> int:
+        """How many of them have a part in it."""
+
     def of(self, counts: Floats) -> Floats:
         """The figure where query i counts counts[., i] times: float64 [resamples, queries] to [resamples]."""
 
@@ -60,9 +65,14 @@ class Quantile:
         """How many there are."""
         return len(self.values)
 
+    @property
+    def counted(self) -> int:
+        """Those that have a value."""
+        return int(np.count_nonzero(~np.isnan(self.values)))
+
     def of(self, counts: Floats) -> Floats:
         """The least value up to which enough is counted."""
-        order = np.argsort(self.values)[: np.count_nonzero(~np.isnan(self.values))]
+        order = np.argsort(self.values)[: self.counted]  # NaN is last
         reached = np.cumsum(counts[:, order], axis=1)
         rank = np.ceil(np.round(reached[:, -1:] * (self.q / 100), 9))
         return np.asarray(self.values[order][np.argmax(reached >= rank, axis=1)])
@@ -80,6 +90,11 @@ class Rate:
         """How many there are."""
         return len(self.done)
 
+    @property
+    def counted(self) -> int:
+        """All."""
+        return len(self.done)
+
     def of(self, counts: Floats) -> Floats:
         """Of the sums."""
         return np.asarray((counts @ self.done) / (counts @ self.spent))
@@ -95,8 +110,8 @@ def ratio_interval(
 ) -> tuple[float, float] | None:
     """An interval for second / first that holds the true ratio with a probability of about `LEVEL`.
 
-    The percentile interval of the logarithm of the ratio; its two arms, measured from the ratio that was found,
-    are longer by Student's t over the normal quantile and by sqrt(m / (m - 1)), m being the number of blocks
+    The percentile interval of the logarithm of the ratio; its arms, from the ratio that was found, are longer
+    by Student's t over the normal quantile and by sqrt(m / (m - 1)), m being the number of blocks
     (Hesterberg, The American Statistician 69, 2015, expands percentile intervals for the same reason).
 
     Args:
@@ -138,7 +153,7 @@ def _counts(first: Figure, second: Figure, paired: bool, resamples: int) -> Iter
 
 
 def _drawn(rng: np.random.Generator, queries: int, resamples: int) -> Floats:
-    """Blocks that begin anywhere, until there are as many queries as in the series: the last may be shorter."""
+    """Blocks that begin anywhere, as many queries as in the series: the last block may be shorter."""
     block = _block(queries)
     begins = rng.integers(queries, size=(resamples, math.ceil(queries / block)))
     ends = begins + block

@@ -47,8 +47,8 @@ def settings_differences(a: Benchmark, b: Benchmark, expected: Collection[str]) 
         expected: fields that may differ, of `EXPECTABLE`: they are what is compared.
 
     Raises:
-        InputError: one of these is no such field, or another one differs, so that a ratio would compare different work. It is wrong usage rather
-            than a failure: the exit code 1 of a comparison is left to what got slower.
+        InputError: one of these is no such field, or another one differs, so that a ratio would compare
+            different work. Wrong usage (2), so that the exit code 1 says that something got slower.
     """
     if unknown := sorted({*expected} - {*EXPECTABLE}):
         raise InputError(f"no setting {unknown[0]!r} that may differ; choose of {', '.join(EXPECTABLE)}")

@@ -18,21 +18,21 @@ STDOUT = Path("-")
 _OPTIONS = ("compared", "despite", "fail_if_slower", "json_file")
 
 
-class Percent(click.ParamType):
-    """Such as 5%; the sign is required, for a bare 5 might mean 500%."""
+def percent(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
+    """The share that such as 5% says; the sign is required, for a bare 5 might mean anything.
 
-    name = "percent"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The share."""
-        text = str(value)
-        try:
-            percent = float(text.removesuffix("%")) if text.endswith("%") else math.nan
-        except ValueError:
-            percent = math.nan
-        if not 0 <= percent < math.inf:
-            self.fail(f"{text!r} is not a percentage of at least 0, such as 5%", param, ctx)
-        return percent / 100
+    Raises:
+        BadParameter: no percentage of at least 0.
+    """
+    if text is None:
+        return None
+    try:
+        value = float(text.removesuffix("%")) if text.endswith("%") else math.nan
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise click.BadParameter(f"{text!r} is not a percentage of at least 0, such as 5%")
+    return value / 100
 
 
 def only_comparing(ctx: click.Context) -> None:

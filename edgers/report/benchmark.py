@@ -35,7 +35,7 @@ def benchmark_lines(benchmark: Benchmark) -> Iterator[Text | Table]:
     yield Text(headline(benchmark), style="bold")
     yield _times(benchmark, summary)
     yield _stages(summary)
-    yield _facts(benchmark, summary)
+    yield _facts(benchmark)
     if benchmark.settings.scenario == "certify":
         yield Text(
             "The noise is the same in every run, so nothing here certifies anything: it measures what "
@@ -122,9 +122,10 @@ def _stages(summary: Summary) -> Table:
     return table
 
 
-def _facts(benchmark: Benchmark, summary: Summary) -> Table:
-    b, table = benchmark, Table.grid(padding=(0, 2))
-    for name, value in (
+def facts(benchmark: Benchmark) -> tuple[tuple[str, str], ...]:
+    """How it was measured, and what the device did meanwhile."""
+    b, summary = benchmark, summarise(benchmark)
+    return (
         ("measured", f"{len(b.queries)} queries in {summary.seconds:.1f} s, from {b.started_at}"),
         ("warm-up", f"{b.warm_up.queries} queries in {b.warm_up.seconds:.1f} s; {b.warm_up.said}"),
         ("memory", _memory(b.memory)),
@@ -133,10 +134,13 @@ def _facts(benchmark: Benchmark, summary: Summary) -> Table:
         ("clocks", _numbers(b.after.clocks_mhz, "MHz") or _missing(b.after, "clock of the processor")),
         ("temperatures", _numbers(b.after.temperatures_c, "°C") or _missing(b.after, "temperatures")),
         ("power mode", b.after.power_mode or _missing(b.after, "power mode")),
-        ("asked", _asked(b)),
-        ("machine", _machine(b)),
-        ("versions", ", ".join(f"{name} {version}" for name, version in b.machine.versions.items())),
-    ):
+    )
+
+
+def _facts(benchmark: Benchmark) -> Table:
+    b, table = benchmark, Table.grid(padding=(0, 2))
+    versions = ", ".join(f"{name} {version}" for name, version in b.machine.versions.items())
+    for name, value in (*facts(b), ("asked", _asked(b)), ("machine", _machine(b)), ("versions", versions)):
         table.add_row(Text(name, style="dim"), Text(printable(value)))
     return table
 

@@ -99,6 +99,6 @@ def _meaning(comparison: Comparison) -> str:
     counted = f"the first {a} queries of both, paired" if comparison.paired else f"{a} and {b} queries"
     return (
         f"{comparison.scenario}, {counted}. Noise: the interval holds 1; of figures that did not change, one "
-        "in twenty misses it all the same. An interval knows what varies within the two runs, not from run to "
-        "run: repeat what matters."
+        "in twenty misses it all the same. An interval knows what varies within the two runs, not from run "
+        "to run: repeat what matters."
     )

@@ -25,11 +25,11 @@ def plot_benchmark(benchmark: Benchmark, file_type: str, roofline: Roofline | st
         The file's bytes.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(16, 8.6), layout="constrained")
+    figure = Figure(figsize=(16, 8.6), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
     for axes, panel in zip(figure.subplots(2, 3).flat, panels(benchmark, roofline), strict=True):
         panel.draw(axes)
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr]
     s, m = benchmark.settings, benchmark.machine
     where = f"{s.bundle} in {m.engine.precision} by {m.engine.backend} on {m.model or m.processor}"
     figure.suptitle(f"{printable(headline(benchmark))}\n{printable(where)}", fontsize=13, parse_math=False)

@@ -80,7 +80,8 @@ def simulated(rng=None, *, count=240, times=None, settings=(), **fields):
     times = latencies(rng, count) if times is None else times
     asked = queries(times, rng)
     seconds = (asked[-1].start_ms + asked[-1].latency_ms) / 1000
-    watts = 14 + 3 * np.exp(-np.arange(int(seconds * 10)) / 40) + 0.4 * rng.standard_normal(int(seconds * 10))
+    readings = max(int(seconds * 10), 1)
+    watts = 14 + 3 * np.exp(-np.arange(readings) / 40) + 0.4 * rng.standard_normal(readings)
     benchmark = Benchmark(
         edgers_version="0.7.0",
         started_at="2026-11-23T18:00:00+00:00",

@@ -82,7 +82,7 @@ def test_every_field_of_the_settings_is_measured_or_a_name_or_the_seed(before):
 
 def test_one_expected_difference_excuses_no_other(before):
     other = replace(before, settings=replace(before.settings, sigma=0.5, batch_size=8))
-    with pytest.raises(InputError, match="sigma: 0.25 and 0.5"):
+    with pytest.raises(InputError, match=r"sigma: 0\.25 and 0\.5"):
         compare_benchmarks(before, other, ["batch_size"])
 
 

@@ -10,6 +10,7 @@ from edgers.benchmark.record import Benchmark
 from edgers.benchmark.summary import summarise
 from edgers.report.colours import AMBER, BLUE
 from edgers.report.panels.panel import Panel, Row, head, number, write_instead
+from edgers_engines.errors import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +27,9 @@ def energy_panel(benchmark: Benchmark) -> Panel:
             write_instead(axes, "Energy", f"not known: {energy.reason}")
         elif not energy.watts or not energy.interval_ms:
             write_instead(
-                axes, f"Energy: {each}", f"{_meter(energy)} counts energy: there is no power over time to draw"
+                axes,
+                f"Energy: {each}",
+                f"{_meter(energy)} counts energy: there is no power over time to draw",
             )
         else:
             _draw_watts(axes, energy, f"Energy: {each}")
@@ -50,7 +53,7 @@ def _draw_watts(axes: Axes, energy: EnergyRecord, title: str) -> None:
     axes.axhline(mean, color=AMBER, linestyle="--", linewidth=1.4, label=f"mean {number(mean)} W")
     axes.set_ylim(0, max(energy.watts) * 1.2)
     axes.set_xlabel("seconds")
-    axes.set_ylabel(f"W, {_meter(energy)}")
+    axes.set_ylabel(printable(f"W, {_meter(energy)}"), parse_math=False)
     axes.legend(frameon=False, fontsize=9, loc="lower right")
     head(axes, title)
 
@@ -75,6 +78,8 @@ def _rows(benchmark: Benchmark) -> tuple[Row, ...]:
         rows.append(("a certificate", f"{number(summary.joules_per_certificate)} J"))
     rows.append(("mean power", f"{number(energy.joules / summary.seconds)} W"))
     if energy.watts:
-        rows.append(("least and most power", f"{number(min(energy.watts))} and {number(max(energy.watts))} W"))
+        rows.append(
+            ("least and most power", f"{number(min(energy.watts))} and {number(max(energy.watts))} W")
+        )
     rows.append(("measured by", _meter(energy)))
     return tuple(rows)

@@ -8,13 +8,13 @@ import numpy as np
 
 from edgers.benchmark.record import Benchmark
 from edgers.benchmark.summary import PERCENTILES, queries_needed, summarise
-from edgers.report.colours import AMBER, BLUE, GREEN, GREY
+from edgers.report.colours import AMBER, BLUE, GREEN, GREY, RED
 from edgers.report.panels.panel import Panel, Row, head, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MARKS = {50: (GREEN, "-"), 90: (AMBER, "--"), 99: ("#b3392f", ":")}
+_MARKS = {50: (GREEN, "-"), 90: (AMBER, "--"), 99: (RED, ":")}
 _BINS = 60
 _PARTS = 12  # rows of the table over time
 _WINDOW = 15  # queries of the running median
@@ -26,6 +26,8 @@ def histogram_panel(benchmark: Benchmark) -> Panel:
     times = [query.latency_ms for query in benchmark.queries]
 
     def draw(axes: Axes) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         edges = np.histogram_bin_edges(times, bins="fd" if len(times) > 1 and np.ptp(times) else 1)
         counts, *_ = axes.hist(times, bins=min(max(len(edges) - 1, 5), _BINS), color=BLUE, alpha=0.75)
         most = float(np.max(counts))
@@ -39,9 +41,11 @@ def histogram_panel(benchmark: Benchmark) -> Panel:
                 axes.vlines(found, 0, 1.05 * most, color=colour, linestyle=style, label=label)
         axes.set_xlabel("latency, ms")
         axes.set_ylabel("queries")
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(0, 1.28 * most)  # the legend is above the marks
-        axes.legend(frameon=False, fontsize=9, loc="upper right", ncols=3)
+        axes.legend(
+            frameon=False, fontsize=9, loc="upper right", ncols=3, columnspacing=1.2, handlelength=1.4
+        )
         head(axes, f"Latency of {len(times)} queries")
 
     percentiles: list[Row] = [
@@ -67,7 +71,7 @@ def time_panel(benchmark: Benchmark) -> Panel:
 
     def draw(axes: Axes) -> None:
         axes.axvspan(-warm.seconds, 0, color=GREY, alpha=0.25, linewidth=0, label=warmed)
-        axes.plot(begins, times, ".", color=BLUE, alpha=0.55, markersize=4, markeredgewidth=0)
+        axes.plot(begins, times, ".", color=BLUE, alpha=0.75, markersize=5, markeredgewidth=0)
         if len(times) >= 2 * _WINDOW:
             windows = np.lib.stride_tricks.sliding_window_view(times, _WINDOW)
             middles = begins[_WINDOW // 2 : _WINDOW // 2 + len(windows)]
@@ -79,12 +83,11 @@ def time_panel(benchmark: Benchmark) -> Panel:
         axes.legend(frameon=False, fontsize=9, loc="upper right")
         head(axes, "Latency over time")
 
-    steady = "steady" if warm.steady else "NOT steady"
     parts = np.array_split(np.arange(len(times)), min(_PARTS, len(times)))
     return Panel(
         key="time",
         title="Latency over time",
-        caption=f"After {warm.queries} queries of warm-up it was {steady}: {warm.said}.",
+        caption=f"After {warm.queries} queries of warm-up. {warm.said[:1].upper()}{warm.said[1:]}.",
         header=("queries", "from, s", "median ms", "largest ms"),
         rows=tuple(
             (

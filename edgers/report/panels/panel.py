@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgers_engines.errors import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -47,7 +49,7 @@ def write_instead(axes: Axes, title: str, text: str) -> None:
     axes.spines[:].set_visible(False)
     axes.set_xticks([])
     axes.set_yticks([])
-    lines = "\n".join(textwrap.wrap(text, 52, max_lines=9, placeholder=" …"))
+    lines = "\n".join(textwrap.wrap(printable(text), 52, max_lines=9, placeholder=" …"))
     axes.text(0.5, 0.5, lines, ha="center", va="center", fontsize=10, parse_math=False)
 
 

@@ -43,9 +43,9 @@ def radius_panel(benchmark: Benchmark) -> Panel:
             fontsize=9,
         )
         if marks:
-            points = np.asarray([(samples, radius) for samples, radius in marks])
+            samples, radii = zip(*marks, strict=True)
             sizes = [20 + 60 * count / max(marks.values()) for count in marks.values()]
-            axes.scatter(*points.T, s=sizes, color=GREEN, zorder=3, label="certified here")
+            axes.scatter(samples, radii, s=sizes, color=GREEN, zorder=3, label="certified here")
         if settings.target_radius is not None:
             axes.axhline(settings.target_radius, color=AMBER, linewidth=1, label="target radius")
         axes.set_xscale("log")
@@ -60,8 +60,8 @@ def radius_panel(benchmark: Benchmark) -> Panel:
         key="radius",
         title="Radius by samples",
         caption=(
-            "What a fixed number of samples certifies on the canvas if this share of them votes for the class "
-            f"(Clopper and Pearson, σ = {settings.sigma:g}, α = {settings.alpha:g}); "
+            "What a fixed number of samples certifies on the canvas if this share of them votes for the "
+            f"class (Clopper and Pearson, σ = {settings.sigma:g}, α = {settings.alpha:g}); "
             f"{sum(marks.values())} of {len(benchmark.queries)} queries certified a radius."
         ),
         header=("samples", *(f"{share:.0%} of the votes" for share in _SHARES)),
@@ -70,8 +70,10 @@ def radius_panel(benchmark: Benchmark) -> Panel:
     )
 
 
-def radius_by_samples(samples: NDArray[np.float64], share: float, settings: SettingsRecord) -> NDArray[np.float64]:
-    """sigma * PhiInv(BetaInv(alpha; k, n - k + 1)) for k = share * n, not rounded to whole votes; 0 to abstain.
+def radius_by_samples(
+    samples: NDArray[np.float64], share: float, settings: SettingsRecord
+) -> NDArray[np.float64]:
+    """The radius sigma * PhiInv(BetaInv(alpha; k, n - k + 1)), k = share * n votes, not rounded; 0 is to abstain.
 
     Args:
         samples: n, float64 of any shape.

@@ -30,13 +30,17 @@ def roofline_panel(roofline: Roofline | str) -> Panel:
     def draw(axes: Axes) -> None:
         draw_roofline(axes, roofline)
         axes.set_title("")
-        axes.set_ylim(top=2 * max(stage.work.total_flops / stage.limit_seconds for stage in roofline.stages) / 1e9)
+        axes.set_ylim(
+            top=2 * max(stage.work.total_flops / stage.limit_seconds for stage in roofline.stages) / 1e9
+        )
         head(axes, f"{_TITLE}, {roofline.rows} samples at once")
 
     return Panel(
         key="roofline",
         title=_TITLE,
-        caption=" ".join(roofline_sentences(roofline)),
+        caption=" ".join(
+            f"{line[0].upper()}{line[1:].removesuffix('.')}." for line in roofline_sentences(roofline)
+        ),
         header=("graph", "GFLOP", "MB", "operations a byte", "bound by", "limit", "measured", "share"),
         rows=tuple(
             (
