@@ -43,9 +43,9 @@ def radius_panel(benchmark: Benchmark) -> Panel:
             fontsize=9,
         )
         if marks:
-            samples, radii = zip(*marks, strict=True)
+            counts, reached = zip(*marks, strict=True)
             sizes = [20 + 60 * count / max(marks.values()) for count in marks.values()]
-            axes.scatter(samples, radii, s=sizes, color=GREEN, zorder=3, label="certified here")
+            axes.scatter(counts, reached, s=sizes, color=GREEN, zorder=3, label="certified here")
         if settings.target_radius is not None:
             axes.axhline(settings.target_radius, color=AMBER, linewidth=1, label="target radius")
         axes.set_xscale("log")
@@ -73,7 +73,7 @@ def radius_panel(benchmark: Benchmark) -> Panel:
 def radius_by_samples(
     samples: NDArray[np.float64], share: float, settings: SettingsRecord
 ) -> NDArray[np.float64]:
-    """The radius sigma * PhiInv(BetaInv(alpha; k, n - k + 1)), k = share * n votes, not rounded; 0 is to abstain.
+    """R = sigma * PhiInv(BetaInv(alpha; k, n - k + 1)) for k = share * n votes, not rounded; 0 abstains.
 
     Args:
         samples: n, float64 of any shape.
