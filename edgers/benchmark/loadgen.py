@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edgers.benchmark import record
-from edgers.benchmark.measure import AT_LEAST, Drive
+from edgers.benchmark.measure import AT_LEAST, AT_MOST, Drive
 from edgers.benchmark.record import Query
 from edgers.benchmark.scenario import Keep, Scenario
 from edgers_engines.atomic import new_folder
@@ -138,7 +138,7 @@ def _settings(
     settings.scenario = getattr(loadgen.TestScenario, SCENARIOS[scenario])
     settings.mode = loadgen.TestMode.PerformanceOnly
     settings.min_duration_ms = math.ceil(1000 * seconds)
-    settings.min_query_count = AT_LEAST
+    settings.min_query_count, settings.max_query_count = AT_LEAST, AT_MOST
     expected = int(1e6 * statistics.median(query.latency_ms for query in first) / _FASTER)
     settings.single_stream_expected_latency_ns = settings.multi_stream_expected_latency_ns = max(expected, 1)
     settings.multi_stream_samples_per_query = asked.samples

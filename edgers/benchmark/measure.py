@@ -9,14 +9,14 @@ from datetime import datetime, timezone
 
 from msgspec.structs import replace
 
-from edgers.benchmark.circumstances import metering, read
 from edgers.benchmark.record import Query, WarmUpRecord
 from edgers.benchmark.scenario import Keep, Scenario
 from edgers.benchmark.warm_up import warm_up
-from edgers_engines.device_state import DeviceState
-from edgers_engines.energy import EnergyRecord
+from edgers_engines.device_state import DeviceState, read
+from edgers_engines.energy import EnergyRecord, metering
 
 AT_LEAST = 5  # queries, however long they take
+AT_MOST = 50_000  # however short they are: a file of more could not be read back
 
 # Asks a scenario, keeping every query; it has seen those that warmed up.
 Drive = Callable[[Scenario, Sequence[Query], Keep], None]
@@ -74,7 +74,7 @@ def measure(scenario: Scenario, drive: Drive, warm_up_seconds: float) -> Measure
 
 
 def in_turn(seconds: float) -> Drive:
-    """One asking after the other, for so long, and until there are `AT_LEAST` queries."""
+    """One asking after the other, for so long, with `AT_LEAST` queries and about `AT_MOST`."""
 
     def drive(scenario: Scenario, _first: Sequence[Query], keep: Keep) -> None:
         answered = number = 0
@@ -85,7 +85,7 @@ def in_turn(seconds: float) -> Drive:
             keep(query)
 
         end = time.perf_counter() + seconds
-        while time.perf_counter() < end or answered < AT_LEAST:
+        while (time.perf_counter() < end and answered < AT_MOST) or answered < AT_LEAST:
             scenario.ask(number, scenario.samples, counted)
             number += 1
 
@@ -94,4 +94,4 @@ def in_turn(seconds: float) -> Drive:
 
 def _from_zero(queries: Sequence[Query]) -> tuple[Query, ...]:
     """The same with times since the first began."""
-    return tuple(replace(query, start_ms=query.start_ms - queries[0].start_ms) for query in queries)
+    return tuple(replace(query, start_ms=round(query.start_ms - queries[0].start_ms, 6)) for query in queries)

@@ -113,9 +113,9 @@ class Certificates:
         self.batch_size, self.engine = certificate.batch_size, certificate.engine
         keep(
             Query(
-                start_ms=1000 * start,
-                latency_ms=1000 * latency,
-                first_token_ms=1000 * counted.first_token,
+                start_ms=_ms(start),
+                latency_ms=_ms(latency),
+                first_token_ms=_ms(counted.first_token),
                 samples=certificate.samples_spent,
                 decode_steps=counted.decode_steps,
                 stages_ms=_stages(counted.seconds),
@@ -187,9 +187,9 @@ class Samples:
         now, before = self._counts(), self._before
         self._keep(
             Query(
-                start_ms=1000 * self._start,
-                latency_ms=1000 * (end - self._start),
-                first_token_ms=1000 * (first_token - self._start),
+                start_ms=_ms(self._start),
+                latency_ms=_ms(end - self._start),
+                first_token_ms=_ms(first_token - self._start),
                 samples=samples,
                 decode_steps=int(now["steps"] - before["steps"]),
                 stages_ms=_stages({name: now[name] - before.get(name, 0.0) for name in now}),
@@ -204,4 +204,9 @@ class Samples:
 
 
 def _stages(seconds: Mapping[str, float]) -> dict[str, float]:
-    return {stage: 1000 * seconds[stage] for stage in STAGES if stage in seconds}
+    return {stage: _ms(seconds[stage]) for stage in STAGES if stage in seconds}
+
+
+def _ms(seconds: float) -> float:
+    """Milliseconds, to the clock's nanosecond."""
+    return round(1000 * seconds, 6)

@@ -64,13 +64,13 @@ class Options:
         Raises:
             InputError: a file or folder is there already or cannot be made, or two are the same.
         """
-        targets = [self.json_file, self.csv_file, self.plot, self.loadgen]
-        written = [target for target in targets if target not in {None, STDOUT}]
-        for number, target in enumerate(written):
-            if target is not None and target not in written[:number]:
-                check_new(target)
-            else:
+        json_file = None if self.json_file == STDOUT else self.json_file
+        given = (json_file, self.csv_file, self.plot, self.loadgen)
+        targets = [target for target in given if target is not None]
+        for target in targets:
+            if targets.count(target) > 1:
                 raise InputError(f"two outputs are both {target}: give each its own name")
+            check_new(target)
         if self.plot is not None and self.plot.suffix.lower() == _PAGE:
             from edgers.report.benchmark_page import check_page
 
@@ -218,7 +218,7 @@ def command(
         roofline = _STOPPED if interrupted else _roofline(benchmark, bundle, backend)
         write_new(options.plot, _drawn(benchmark, options.plot, roofline))
     if interrupted:
-        click.echo(f"edgers: interrupted; the {len(benchmark.queries)} queries until then are kept", err=True)
+        click.echo(f"edgers: interrupted; queries that were kept: {len(benchmark.queries)}", err=True)
     return INTERRUPTED if interrupted else 0
 
 

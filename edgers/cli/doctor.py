@@ -7,7 +7,9 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
+from pathlib import Path
 
 import click
 
@@ -27,6 +29,7 @@ _PACKAGES = (
     "cuda-bindings",
     "tensorrt",
     "nvidia-cuda-nvrtc",
+    "nvidia-ml-py",
     "matplotlib",
     "torch",
     "transformers",
@@ -58,6 +61,7 @@ def command(*, as_json: bool) -> int:
     What CUDA lacks is no problem: only --device cuda:N needs it.
     """
     cuda = _cuda()
+    device = "cuda:0" if cuda["GPUs"].ok else "cpu"
     versions = {name: version for name in _PACKAGES if (version := _version(name)) is not None}
     problems = _problems(versions)
     report = {
@@ -70,6 +74,7 @@ def command(*, as_json: bool) -> int:
         "providers": _providers(problems),
         "cuda": cuda,
         "tensorrt": _step(_tensorrt) if cuda["GPUs"].ok else Step(False, "not looked at without a GPU"),
+        "energy": _step(partial(_energy, device)),
         "problems": problems,
         "ok": not problems,
     }
@@ -208,6 +213,17 @@ def _tensorrt() -> str:
     target = TensorRTBackend("cuda:0").target
     ready = [plan for plan in Plans().stored() if plan.record.target == target]
     return f"{target.library} is there, with {len(ready)} plans for this GPU (`edgers build` makes them)"
+
+
+def _energy(device: str) -> str:
+    from edgers_engines.energy import open_source
+    from edgers_engines.power.source import Site
+
+    source, reason = open_source(Site(device, Path("/"), interval_ms=100.0))
+    if source is None:
+        raise BackendError(f"nothing measures it for {device} ({reason})")
+    source.close()
+    return f"{source.name} measures it for {device}: {source.rail}"
 
 
 def _dotted(version: tuple[int, int]) -> str:

@@ -10,10 +10,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from edgers.benchmark.circumstances import throttling_between
 from edgers.benchmark.record import STAGES, Benchmark, MemoryRecord
 from edgers.benchmark.summary import PERCENTILES, Distribution, Summary, queries_needed, summarise
-from edgers_engines.device_state import DeviceState
+from edgers_engines.device_state import DeviceState, throttling_between
 from edgers_engines.errors import printable
 
 _FIELDS = (

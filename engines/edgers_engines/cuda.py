@@ -390,6 +390,17 @@ def gpus() -> list[Gpu]:
     return [_gpu(_driver("cuDeviceGet", ordinal)) for ordinal in range(_driver("cuDeviceGetCount"))]
 
 
+def pci_bus_id(ordinal: int) -> str:
+    """Where a GPU is on the bus, such as "0000:3b:00.0", by which other libraries know it.
+
+    Raises:
+        BackendError: there is no driver, or no such GPU.
+    """
+    gpus()
+    place: bytes = _driver("cuDeviceGetPCIBusId", 32, _driver("cuDeviceGet", ordinal))
+    return place.split(b"\0")[0].decode()
+
+
 def driver_version() -> str:
     """The version of NVIDIA's driver, where the system tells it."""
     try:

@@ -147,12 +147,13 @@ class Generation:
         return [self._answer(row) for row in rows]
 
     def _generate(self, rows: list[_Row]) -> None:
+        # With its first token, for which a GPU is waited for: a pass of the decoder may only have been begun.
         with self._timed("prefill"):
             logits = self._decode(self._block[: len(rows)], self._prefix_length)
+            active = self._advance(rows, logits)
+        self.first_token_at = self.first_token_at or time.perf_counter()
         with self._timed("decode"):
             position = self._prefix_length + self._block.shape[1]
-            active = self._advance(rows, logits)
-            self.first_token_at = self.first_token_at or time.perf_counter()
             while active:
                 self._drop_finished(active, logits, position)
                 logits = self._step([row.tokens[-1] for row in active], position)

@@ -65,6 +65,14 @@ def test_loadgen_counts_the_queries_that_are_kept(certifier, asking, tmp_path):
     assert count == len(measured.queries)
 
 
+def test_loadgen_asks_no_more_than_a_file_can_hold(certifier, asking, tmp_path, monkeypatch):
+    for bound in ("AT_LEAST", "AT_MOST"):
+        monkeypatch.setattr(f"edgers.benchmark.loadgen.{bound}", 7)
+    scenario = scenario_of(certifier, asking, 1, 1)
+    measured = measure(scenario, by_loadgen("single", SECONDS, tmp_path / "logs"), 0.0)
+    assert len(measured.queries) == 7
+
+
 def test_the_offline_pool_is_as_large_as_loadgen_makes_it_and_answered_in_batches(
     certifier, asking, tmp_path
 ):

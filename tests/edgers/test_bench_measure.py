@@ -5,11 +5,12 @@ import resource
 import pytest
 
 from edgers.benchmark.machine import board, machine, processor
-from edgers.benchmark.measure import AT_LEAST, in_turn, measure
+from edgers.benchmark.measure import AT_LEAST, AT_MOST, in_turn, measure
 from edgers.benchmark.memory_use import MemoryUse, host_peak_bytes
+from edgers.benchmark.record import MAX_BENCHMARK_BYTES, STAGES
 from edgers_engines.device import Host
 from edgers_engines.engine import EngineRecord, open_backend
-from tests.edgers.benchmarks import query
+from tests.edgers.benchmarks import benchmark, query
 
 ENGINE = EngineRecord(backend="onnxruntime", version="1", device="cpu", provider="CPU", precision="fp32")
 
@@ -47,6 +48,19 @@ def test_asking_goes_on_until_the_time_is_over(monkeypatch):
     scenario = Asked()
     in_turn(30.0)(scenario, [], lambda _query: None)
     assert len(scenario.numbers) == 30
+
+
+def test_however_long_the_time_there_are_no_more_queries_than_a_file_can_hold(monkeypatch):
+    monkeypatch.setattr("edgers.benchmark.measure.AT_MOST", 20)
+    scenario, kept = Asked(), []
+    in_turn(1e9)(scenario, [], kept.append)
+    assert len(kept) == 20
+
+
+def test_the_most_queries_fit_into_a_file_that_can_be_read_back():
+    long = query(123456789.123456, 1234567.123456, stages=dict.fromkeys(STAGES, 123456.123456))
+    few, more = (len(benchmark(queries=(long,) * count).to_json()) for count in (1, 2))
+    assert few + (more - few) * AT_MOST <= MAX_BENCHMARK_BYTES
 
 
 def test_times_count_from_the_first_measured_query():

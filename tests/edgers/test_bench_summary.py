@@ -1,6 +1,8 @@
 """What a benchmark's queries show: nearest-rank percentiles, shares, rates, and nothing beyond the data."""
 
+import json
 import math
+import re
 from dataclasses import astuple
 
 import numpy as np
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from edgers.benchmark.record import STAGES, Benchmark
+from edgers.benchmark.record import STAGES, Benchmark, BenchmarkError
 from edgers.benchmark.summary import OTHER, PERCENTILES, Distribution, percentile, queries_needed, summarise
 from edgers_engines.energy import EnergyRecord
 from tests.edgers.benchmarks import benchmark, query
@@ -103,3 +105,27 @@ def test_a_benchmark_comes_back_from_its_file_as_it_was(tmp_path):
     path.write_bytes(b.to_json())
     assert Benchmark.load(path) == b
     assert astuple(summarise(Benchmark.load(path))) == astuple(summarise(b))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"queries": []}, "$.queries"),
+        ({"schema_version": 2}, "$.schema_version"),
+        ({"joules": 3}, "joules"),
+    ],
+)
+def test_a_file_that_is_no_benchmark_is_refused_with_what_is_wrong(tmp_path, change, said):
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps({**json.loads(benchmark(queries=(query(0, 1),)).to_json()), **change}))
+    with pytest.raises(BenchmarkError, match=re.escape(said)):
+        Benchmark.load(path)
+    with pytest.raises(BenchmarkError, match="cannot read"):
+        Benchmark.load(tmp_path / "none.json")
+
+
+def test_a_query_that_took_no_time_is_refused(tmp_path):
+    path = tmp_path / "b.json"
+    path.write_bytes(benchmark(queries=(query(0, 0.0),)).to_json())
+    with pytest.raises(BenchmarkError, match="latency_ms"):
+        Benchmark.load(path)

@@ -474,6 +474,7 @@ class HalfSpaces:
 
     def __init__(self, _model, _prompt, *, rows, **_settings):
         self.rows, self.seconds, self.device = rows, {}, Host()
+        self.first_token_at, self.decode_steps = None, 0
 
     def answers(self, canvases):
         return [self._answer(canvas[:, 0, 0]) for canvas in canvases]

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from edgers.cli import doctor
-from edgers_engines import cuda
+from edgers_engines import cuda, energy
 from edgers_engines import onnxruntime as runtime
 from edgers_engines.errors import BackendError
+from edgers_engines.sysfs import UnreadableError
 from tests.edgers.test_imports import run_without
 
 H200 = cuda.Gpu("NVIDIA H200", 150_000_000_000, (9, 0), 132)
@@ -169,3 +170,42 @@ def test_the_last_step_is_to_use_it_and_tells_why_that_fails(machine, monkeypatc
     there, said = looked()
     assert [name for name in STEPS if not there[name]] == ["demo model"]
     assert said["demo model"] == "the GPU has no memory left"
+
+
+@pytest.fixture
+def sources(monkeypatch):
+    """Only these sources of energy are tried."""
+    return lambda *named: monkeypatch.setattr(energy, "SOURCES", named)
+
+
+def unavailable(why):
+    def make(site):
+        raise UnreadableError(why)
+
+    return make
+
+
+def test_what_measures_energy_is_named_with_what_it_measures_and_closed(
+    machine, sources, monkeypatch, capsys
+):
+    opened = SimpleNamespace(
+        name="NVML", rail="GPU", closed=False, close=lambda: setattr(opened, "closed", True)
+    )
+    machine()
+    monkeypatch.setattr(doctor, "_demo_on_cuda", lambda: "it loads")
+    sources(("INA3221", unavailable("there is none")), ("NVML", lambda _: opened))
+    code, out = ended(capsys, "--json")
+    assert (code, json.loads(out)["energy"]) == (0, {"ok": True, "text": "NVML measures it for cuda:0: GPU"})
+    assert opened.closed
+
+
+def test_without_a_source_of_energy_each_ones_reason_is_given_and_nothing_is_broken(machine, sources, capsys):
+    machine(version=None)
+    sources(
+        ("INA3221", unavailable("there is none")), ("RAPL", unavailable("permission denied: run as root"))
+    )
+    code, out = ended(capsys, "--json")
+    text = "nothing measures it for cpu (INA3221: there is none; RAPL: permission denied: run as root)"
+    assert (code, json.loads(out)["energy"]) == (0, {"ok": False, "text": text})
+    code, out = ended(capsys)
+    assert re.search(r"energy +nothing measures it for cpu", out)

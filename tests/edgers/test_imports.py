@@ -73,6 +73,7 @@ def test_every_command_of_the_device_works_without_the_workstations_libraries(fi
         ["plan", "--sigma", "0.5", "--target-radius", "0.25", "--p", "0.9", "--cap", "200"],
         ["inspect", str(demo.BUNDLE)],
         ["lint-rules"],
+        ["bench", "--duration", "0.001", "--warmup", "0"],
         ["doctor"],
         ["demo", "--help"],
         ["--help"],

@@ -181,6 +181,9 @@ class EmulatedDriver:
     def cuDeviceGetName(self, length, device):
         return OK, b"Emulated GPU".ljust(length, b"\0")
 
+    def cuDeviceGetPCIBusId(self, length, device):
+        return OK, f"0000:{0x3B + device:02X}:00.0".encode().ljust(length, b"\0")
+
     def cuDeviceTotalMem(self, device):
         return OK, 8 << 30
 

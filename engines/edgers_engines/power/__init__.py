@@ -1,0 +1,1 @@
+"""What measures energy: one file for each source; energy.py has their order."""
