@@ -10,11 +10,13 @@ caller gives.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from msgspec.structs import replace
 
 from edgers_engines.bundle import Bundle
+from edgers_engines.decoder_graph import DecoderGraph
 from edgers_engines.device_profile import DeviceProfile, Figure
 from edgers_engines.errors import InputError
 from edgers_engines.fields import Count, NonNegative
@@ -193,27 +195,53 @@ def measure(
         MemoryError: there is not as much as the rows need.
         BackendError: a graph failed, or the backend loads no product to be measured by.
     """
-    works = stage_works(model.bundle, sizes, model.decoder_graph)
     if profile is None:
-        kinds = sorted({kind for work in works.values() for kind in work.flops})
+        works = stage_works(model.bundle, sizes, model.decoder_graph).values()
+        kinds = sorted({kind for work in works for kind in work.flops})
         name = f"{model.backend.record('fp32').device} by {backend_name(model.backend)}"
         roofs = measured_roofs(measure_peaks(model.backend, kinds), name, model.backend.threads)
     else:
         roofs = published_roofs(profile)
+    times = time_stages(model, sizes)
+    return compare(model.bundle, roofs, sizes, samples, times, decoder=model.decoder_graph)
+
+
+def compare(
+    bundle: Bundle,
+    roofs: Roofs,
+    sizes: Sizes,
+    samples: int,
+    times: Mapping[StageName, Sequence[float]],
+    *,
+    decoder: DecoderGraph | None = None,
+) -> Roofline:
+    """Times that somebody measured, beside the limit.
+
+    Args:
+        bundle: verified bundle.
+        roofs: of the machine that they were measured on.
+        sizes: what was run.
+        samples: of a certificate.
+        times: seconds of one run of each stage, in several tries.
+        decoder: the graph that decoded; the standard one unless given.
+
+    Raises:
+        InputError: a roof that the work needs is not known.
+    """
     stages = []
-    for name, times in time_stages(model, sizes).items():
-        least, bound_by = limit(works[name], roofs)
+    for name, work in stage_works(bundle, sizes, decoder).items():
+        least, bound_by = limit(work, roofs)
         stages.append(
             Stage(
                 name=name,
-                work=works[name],
+                work=work,
                 limit_seconds=least,
                 bound_by=bound_by,
-                seconds=statistics.median(times),
-                spread=(min(times), max(times)),
+                seconds=statistics.median(times[name]),
+                spread=(min(times[name]), max(times[name])),
             )
         )
-    return _roofline(model.bundle, sizes, samples, roofs, stages)
+    return _roofline(bundle, sizes, samples, roofs, stages)
 
 
 def predict(

@@ -26,6 +26,7 @@ from edgers_export.cuda_decoder import rotations, write_cuda_decoder
 from edgers_export.llava import dimensions, write_graphs
 from edgers_export.onnx import WEIGHTS, GraphWriter
 from edgers_export.processor import Normalisation
+from edgers_export.vision import Vision
 
 _UNMEASURED = Parity(tokens=1, equal_tokens=0, largest_logit_difference=0.0, largest_feature_difference=0.0)
 PATCHES, CANVAS = 24**2, (336, 336)
@@ -121,9 +122,9 @@ def main(folder: Path, layers: int) -> None:
     with HollowWriter(folder) as writer, torch.no_grad():
         graphs = write_graphs(
             model,
+            Vision(model, Normalisation(mean=CLIP_MEAN, std=CLIP_STD)),
             writer,
             canvas_size=CANVAS,
-            normalisation=Normalisation(mean=CLIP_MEAN, std=CLIP_STD),
             progress=lambda name: print(name, flush=True),
         )
         sizes = dimensions(model, PATCHES, 4096)

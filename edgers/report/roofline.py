@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from edgers.report.colours import AMBER, BLUE, GREEN, GREY
-from edgers.roofline import Roofline, Roofs
+from edgers.roofline import Roof, Roofline, Roofs
 from edgers_engines.errors import printable
 
 if TYPE_CHECKING:
@@ -23,10 +23,11 @@ _ROOM = 4.0  # times the outermost stage that the axes show
 
 def roofline_table(roofline: Roofline) -> Table:
     """One line for each stage: what it takes, its limit, and its time."""
-    table = Table("stage", box=box.SIMPLE)
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("stage", no_wrap=True)
     predicted = roofline.prediction
     times = [f"at {roofline.assumed_share:.0%}"] if predicted else ["measured", "share"]
-    for name in ("GFLOP", "MB", "FLOP/B", "bound by", "limit", *times):
+    for name in ("GFLOP", "MB", "FLOP/B", "bound", "limit", *times):
         table.add_column(name, justify="right", no_wrap=True)
     for stage in roofline.stages:
         work = stage.work
@@ -118,7 +119,7 @@ def _draw_roofs(axes: Axes, roofs: Roofs, kinds: Sequence[str], low: float, high
         peak = (roofs.peak(kind).per_second or 0.0) / 1e9
         x = sorted({low, min(max(peak / bandwidth, low), high), high})
         axes.plot(x, [min(each * bandwidth, peak) for each in x], color=GREY)
-        label = f"{peak:.4g} GFLOP/s, {kind}"
+        label = f"{_billions(roofs.peak(kind))} GFLOP/s, {kind}"
         axes.annotate(label, (high, peak), ha="right", va="bottom", fontsize=8, color=GREY)
     place = (low, low * bandwidth)
     axes.annotate(
@@ -155,22 +156,26 @@ def _rests(roofline: Roofline) -> list[str]:
     kinds = dict.fromkeys(kind for stage in roofline.stages for kind in stage.work.flops)
     roofs = [(f"peak in {kind}", roofline.roofs.peak(kind), "GFLOP/s") for kind in kinds]
     roofs.append(("memory", roofline.roofs.bandwidth, "GB/s"))
-    return [
-        f"{name}: {(roof.per_second or 0) / 1e9:.4g} {unit} ({roof.source})" for name, roof, unit in roofs
-    ]
+    return [f"{name}: {_billions(roof)} {unit} ({roof.source})" for name, roof, unit in roofs]
+
+
+def _billions(roof: Roof) -> str:
+    number = (roof.per_second or 0.0) / 1e9
+    return f"{number:.4g}" if number < 10_000 else f"{number:,.0f}"
 
 
 def _certificate(roofline: Roofline) -> str:
-    seconds, least = roofline.certificate_seconds, roofline.certificate_limit_seconds
-    said = (
-        f"at {roofline.assumed_share:.0%} of the limit, an assumption: a share that was measured on such a "
-        "device is --share's to give"
-        if roofline.prediction
-        else "by these times"
-    )
+    seconds, least = map(duration, (roofline.certificate_seconds, roofline.certificate_limit_seconds))
+    graphs = f"A certificate of {roofline.samples} samples: the graphs take"
+    if not roofline.prediction:
+        return f"{graphs} {seconds} by these times, and no less than {least} at the limit."
+    if roofline.assumed_share == 1:
+        return (
+            f"{graphs} no less than {least}, the limit, which nothing reaches: give the share that is to be "
+            "expected with --share."
+        )
     return (
-        f"A certificate of {roofline.samples} samples: the graphs take {duration(seconds)} {said}, and no "
-        f"less than {duration(least)} at the limit."
+        f"{graphs} {seconds} at {roofline.assumed_share:.0%} of the limit, an assumption; at least {least}."
     )
 
 

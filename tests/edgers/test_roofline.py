@@ -164,6 +164,15 @@ class TestMeasurement:
         assert not found.prediction
         assert known == []
 
+    def test_what_is_counted_is_the_decoder_that_the_backend_runs(self, demo_model, known, monkeypatch):
+        counted = []
+        monkeypatch.setattr(
+            module, "stage_works", lambda *given: counted.append(given) or stage_works(*given)
+        )
+        measure(demo_model, question_sizes(demo_model.bundle, 5), 100)
+        assert known
+        assert [decoder for *_, decoder in counted] == [demo_model.decoder_graph] * 2
+
     def test_a_roof_that_was_measured_says_how(self):
         rate = Rate(best=2e9, median=1.5e9, least=1e9, tries=7, by="copy")
         found = measured_roofs(Peaks(products={"float32": rate}, bandwidth=rate), "cpu", 2)
@@ -217,6 +226,8 @@ class TestReport:
         said = " ".join(roofline_sentences(prediction))
         for part in ("1280 GFLOP/s (", "68 GB/s (", "at 50% of the limit, an assumption", "data sheet"):
             assert part in said
+        limit_itself = msgspec.structs.replace(prediction, assumed_share=1.0)
+        assert "the limit, which nothing reaches" in " ".join(roofline_sentences(limit_itself))
         assert "measured: the median; vision 10 ms to 30 ms, " in " ".join(roofline_sentences(measured))
 
     def test_rows_that_do_not_fit_and_shares_above_one_are_remarked(self, prediction, measured):
@@ -260,6 +271,12 @@ class TestCommand:
             assert stage["bytes"] == sum(stage["work"][part] for part in ("weights", "values", "cache"))
         assert nano["certificate_seconds"] == nano["certificate_limit_seconds"] > rtx["certificate_seconds"]
 
+    def test_a_share_is_taken_as_it_is_given(self, capsys):
+        run("--profile", "orin-nano-8", "--share", "0.25", "--json")
+        found = json.loads(capsys.readouterr().out)
+        assert found["assumed_share"] == 0.25
+        assert found["certificate_seconds"] == pytest.approx(4 * found["certificate_limit_seconds"])
+
     @pytest.mark.usefixtures("known")
     def test_without_a_profile_it_runs_here(self, capsys, tmp_path):
         plot = tmp_path / "roofline.svg"
@@ -275,9 +292,19 @@ class TestCommand:
     def test_people_see_a_table_that_fits_their_terminal(self, capsys, monkeypatch):
         monkeypatch.setenv("COLUMNS", "80")
         run("--rows", "5")
-        out = capsys.readouterr().out
-        assert "decode step" in out
-        assert "…" not in out
+        lines = capsys.readouterr().out.splitlines()
+        header = ["stage", "GFLOP", "MB", "FLOP/B", "bound", "limit", "measured", "share"]
+        assert header in [line.split() for line in lines]
+        assert (
+            sum(line.startswith("decode step") and line.endswith("%") for line in map(str.strip, lines)) == 1
+        )
+        assert not any("…" in line for line in lines)
+
+    @pytest.mark.usefixtures("known")
+    def test_published_roofs_can_stand_over_what_is_measured_here(self, capsys):
+        run("--rows", "5", "--roofs", "rtx-4090-24", "--json")
+        found = json.loads(capsys.readouterr().out)
+        assert (found["prediction"], found["roofs"]["device"]) == (False, "GeForce RTX 4090")
 
     def test_a_device_whose_peak_is_not_known_is_refused_with_the_reason(self):
         with pytest.raises(

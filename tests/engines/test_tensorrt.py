@@ -28,7 +28,7 @@ from edgers import Certifier, demo
 from edgers.cli import cli, doctor
 from edgers.oracle.local_bundle import TextBundle
 from edgers.verify import replay
-from edgers_engines import captured_steps, cuda, self_test, tensorrt_plan
+from edgers_engines import captured_steps, cuda, peaks, self_test, tensorrt_plan
 from edgers_engines.bfloat16 import floats
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import open_backend
@@ -38,6 +38,7 @@ from edgers_engines.kv_cache import KVCache
 from edgers_engines.noise import Stream, noisy_copies
 from edgers_engines.plan_builder import Sizes, build_plans
 from edgers_engines.plans import Plans
+from edgers_engines.stages import question_sizes, time_stages
 from edgers_engines.tensorrt import TensorRTBackend
 from edgers_engines.text_graph import ROWS
 from edgers_engines.vlm import Question, VisionLanguageModel
@@ -127,6 +128,18 @@ class TestAnswers:
         decoded = [run for run in library.runs if "seq" in run and sizes.max_length in run]
         assert [run["seq"] == 1 for run in decoded] == [False, False, *[True] * (len(decoded) - 2)]
         assert len(decoded) > 3
+
+    @pytest.mark.usefixtures("plans")
+    def test_stages_are_timed_on_plans_with_their_cache(self, library, sizes, demo_bundle, monkeypatch):
+        """Everything that a stage reads lies on the GPU, and the decoder gets what the plan takes."""
+        monkeypatch.setattr(peaks, "_SECONDS", 0)
+        model, asked = load(demo_bundle), question_sizes(demo_bundle, 3, tokens=4)
+        library.runs.clear()
+        times = time_stages(model, asked)
+        assert [len(tries) for tries in times.values()] == [5, 5, 5]
+        decoded = [run for run in library.runs if sizes.max_length in run]
+        assert [run["seq"] for run in decoded] == [asked.new] * 7 + [1] * 7
+        assert {run["batch"] for run in decoded} == {3}
 
     @pytest.mark.usefixtures("plans")
     def test_the_bundles_oracle_runs_there_too(self, demo_model, demo_bundle):
