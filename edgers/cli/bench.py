@@ -9,21 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgers.cli.compare_benchmarks import compare, only_comparing, percent
 from edgers.cli.options import PATH, backend_options, bundle_option, named, question_options
 from edgers.cli.output import print_json, progress_bar, stderr, stdout, write_new
 from edgers_engines.atomic import check_new
-from edgers_engines.errors import InputError
+from edgers_engines.errors import EdgersError, InputError
 
 if TYPE_CHECKING:
     from edgers.benchmark.measure import Drive
     from edgers.benchmark.record import Benchmark, Scenario
     from edgers.benchmark.run import Settings
+    from edgers.roofline import Roofline
     from edgers.rule import Method
+    from edgers_engines.bundle import Bundle
+    from edgers_engines.engine import Backend
 
 INTERRUPTED = 130
 STDOUT = Path("-")
 _DEMO = "  [default: the demo's]"
 _PAGE = ".html"
+_STOPPED = "not measured: the benchmark was interrupted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,11 @@ class Options:
             if targets.count(target) > 1:
                 raise InputError(f"two outputs are both {target}: give each its own name")
             check_new(target)
-        if self.plot is not None and self.plot.suffix.lower() != _PAGE:
+        if self.plot is not None and self.plot.suffix.lower() == _PAGE:
+            from edgers.report.benchmark_page import check_page
+
+            check_page()
+        elif self.plot is not None:
             from edgers.report.plot import check_plotting
 
             check_plotting(self.plot)
@@ -149,14 +158,50 @@ class Options:
     help="Write every query and the circumstances; - is stdout.",
 )
 @click.option("--csv", "csv_file", type=PATH, metavar="FILE", help="Write one line for each query.")
-@click.option("--plot", type=PATH, metavar="FILE", help="Draw it: a page as HTML, or PNG, SVG, PDF.")
-def command(**given: Any) -> int:  # noqa: ANN401  the fields of Options
+@click.option(
+    "--plot",
+    type=PATH,
+    metavar="FILE",
+    help="Draw it, with the roofline that is measured then: HTML page, or PNG, SVG, PDF.",
+)
+@click.option(
+    "--compare",
+    "compared",
+    nargs=2,
+    type=PATH,
+    metavar="A.json B.json",
+    help="Measure nothing: compare two files.",
+)
+@click.option(
+    "--despite",
+    multiple=True,
+    metavar="SETTING",
+    help="With --compare: a setting that may differ, such as bundle_digest; may be repeated.",
+)
+@click.option(
+    "--fail-if-slower",
+    callback=percent,
+    metavar="PERCENT",
+    help="With --compare: exit with 1 if all of the 95% interval of the slow-down is above this, such as 5%.",
+)
+def command(
+    *,
+    compared: tuple[Path, Path] | None,
+    despite: tuple[str, ...],
+    fail_if_slower: float | None,
+    **given: Any,  # noqa: ANN401  the fields of Options
+) -> int:
     """Measure a bundle on this device.
 
     It warms up until queries no longer get faster, then measures. Ctrl-C ends it; what was measured by then
     is kept, and the exit code is 130. The noise is the same in every run: what it certifies on the way is
     worth nothing.
     """
+    if compared is not None:
+        only_comparing(click.get_current_context())
+        return compare(*compared, despite=despite, tolerance=fail_if_slower, json_file=given["json_file"])
+    if despite or fail_if_slower is not None:
+        raise InputError("--despite and --fail-if-slower go with --compare")
     options = Options(**given)
     options.check_outputs()
     settings, drive = options.settings(), options.drive()
@@ -169,6 +214,9 @@ def command(**given: Any) -> int:  # noqa: ANN401  the fields of Options
     with progress_bar(f"bench {options.scenario}", None) as progress:
         benchmark, interrupted = run(settings, bundle, backend, progress=progress, drive=drive)
     _deliver(benchmark, options)
+    if options.plot is not None:
+        roofline = _STOPPED if interrupted else _roofline(benchmark, bundle, backend)
+        write_new(options.plot, _drawn(benchmark, options.plot, roofline))
     if interrupted:
         click.echo(f"edgers: interrupted; queries that were kept: {len(benchmark.queries)}", err=True)
     return INTERRUPTED if interrupted else 0
@@ -187,15 +235,28 @@ def _deliver(benchmark: Benchmark, options: Options) -> None:
         write_new(options.json_file, benchmark.to_json())
     if options.csv_file is not None:
         write_new(options.csv_file, queries_csv(benchmark))
-    if options.plot is not None:
-        write_new(options.plot, _drawn(benchmark, options.plot))
 
 
-def _drawn(benchmark: Benchmark, path: Path) -> bytes:
+def _drawn(benchmark: Benchmark, path: Path, roofline: Roofline | str) -> bytes:
     if path.suffix.lower() == _PAGE:
         from edgers.report.benchmark_page import benchmark_html
 
-        return benchmark_html(benchmark)
+        return benchmark_html(benchmark, roofline)
     from edgers.report.benchmark_plot import plot_benchmark
 
-    return plot_benchmark(benchmark, path.suffix[1:])
+    return plot_benchmark(benchmark, path.suffix[1:], roofline)
+
+
+def _roofline(benchmark: Benchmark, bundle: Bundle, backend: Backend) -> Roofline | str:
+    """For the picture, after the benchmark so that it cannot disturb it; or why it was not to be had."""
+    from edgers.roofline import measure
+    from edgers_engines.stages import question_sizes
+    from edgers_engines.vlm import VisionLanguageModel
+
+    asked = benchmark.settings
+    try:
+        model = VisionLanguageModel(bundle, backend)
+        sizes = question_sizes(bundle, asked.batch_size, asked.prompt, None, model.decoder_graph)
+        return measure(model, sizes, asked.samples)
+    except (EdgersError, MemoryError) as error:
+        return f"not measured: {error}"

@@ -31,10 +31,10 @@ _MLPERF = {"single": 90, "stream": 99, "certify": 90}  # the percentile that the
 def benchmark_lines(benchmark: Benchmark) -> Iterator[Text | Table]:
     """What is printed, in this order."""
     summary = summarise(benchmark)
-    yield Text(_headline(benchmark, summary), style="bold")
+    yield Text(headline(benchmark), style="bold")
     yield _times(benchmark, summary)
     yield _stages(summary)
-    yield _facts(benchmark, summary)
+    yield _facts(benchmark)
     if benchmark.settings.scenario == "certify":
         yield Text(
             "The noise is the same in every run, so nothing here certifies anything: it measures what "
@@ -55,9 +55,9 @@ def queries_csv(benchmark: Benchmark) -> bytes:
     return out.getvalue().encode()
 
 
-def _headline(benchmark: Benchmark, summary: Summary) -> str:
+def headline(benchmark: Benchmark) -> str:
     """The scenario's own figure first."""
-    scenario = benchmark.settings.scenario
+    scenario, summary = benchmark.settings.scenario, summarise(benchmark)
     rate = f"{summary.samples_per_second:.1f} samples/s"
     if scenario == "offline":
         return f"offline: {rate}"
@@ -121,9 +121,10 @@ def _stages(summary: Summary) -> Table:
     return table
 
 
-def _facts(benchmark: Benchmark, summary: Summary) -> Table:
-    b, table = benchmark, Table.grid(padding=(0, 2))
-    for name, value in (
+def facts(benchmark: Benchmark) -> tuple[tuple[str, str], ...]:
+    """How it was measured, and what the device did meanwhile."""
+    b, summary = benchmark, summarise(benchmark)
+    return (
         ("measured", f"{len(b.queries)} queries in {summary.seconds:.1f} s, from {b.started_at}"),
         ("warm-up", f"{b.warm_up.queries} queries in {b.warm_up.seconds:.1f} s; {b.warm_up.said}"),
         ("memory", _memory(b.memory)),
@@ -132,10 +133,13 @@ def _facts(benchmark: Benchmark, summary: Summary) -> Table:
         ("clocks", _numbers(b.after.clocks_mhz, "MHz") or _missing(b.after, "clock of the processor")),
         ("temperatures", _numbers(b.after.temperatures_c, "°C") or _missing(b.after, "temperatures")),
         ("power mode", b.after.power_mode or _missing(b.after, "power mode")),
-        ("asked", _asked(b)),
-        ("machine", _machine(b)),
-        ("versions", ", ".join(f"{name} {version}" for name, version in b.machine.versions.items())),
-    ):
+    )
+
+
+def _facts(benchmark: Benchmark) -> Table:
+    b, table = benchmark, Table.grid(padding=(0, 2))
+    versions = ", ".join(f"{name} {version}" for name, version in b.machine.versions.items())
+    for name, value in (*facts(b), ("asked", _asked(b)), ("machine", _machine(b)), ("versions", versions)):
         table.add_row(Text(name, style="dim"), Text(printable(value)))
     return table
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edgers.advice import floored, meaning
 from edgers.certificate import Certificate
 from edgers.oracle.base import OTHER
+from edgers.report.colours import AMBER, GREEN, GREY
 from edgers.rule import Rule
 from edgers_engines.errors import InputError, printable
 from edgers_engines.image import CameraImage
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 FORMATS = ("png", "svg", "pdf")
 _TICK = 40  # characters of a class's name
 _POINTS = 200  # of the curve, or up to twice as many
-
-_GREEN, _AMBER, _GREY = "#2a7f4f", "#c98a1b", "#8a8f98"
 
 
 def check_plotting(path: Path) -> None:
@@ -71,15 +70,15 @@ def _draw_votes(axes: Axes, c: Certificate) -> None:
     drawn = sum(votes.values())
     counts = {name: votes[name] for name in votes if votes[name] or name in c.oracle.classes}
     names = list(counts)[::-1]
-    winner = _GREEN if c.certified else _AMBER
+    winner = GREEN if c.certified else AMBER
     bars = axes.barh(
         range(len(names)),
         [counts[name] for name in names],
-        color=[winner if name == c.label else _GREY for name in names],
+        color=[winner if name == c.label else GREY for name in names],
     )
     axes.set_yticks(range(len(names)), [_tick(name) for name in names], parse_math=False)
     axes.bar_label(bars, padding=3)
-    axes.axvline(drawn / 2, color=_GREY, linewidth=1, linestyle=":")
+    axes.axvline(drawn / 2, color=GREY, linewidth=1, linestyle=":")
     axes.set_xlim(0, max(drawn, 1) * 1.12)
     axes.set_xticks(sorted({0, drawn // 2, drawn}))
     axes.set_title(f"votes of {drawn} noisy copies, σ = {c.sigma:g}", fontsize=10)
@@ -99,10 +98,10 @@ def _draw_radius(axes: Axes, c: Certificate) -> None:
     rule = replace(c.rule, samples=n) if c.method == "fixed" else c.rule
     counts = [*range(first, n, max((n - first) // _POINTS, 1)), n]
     radii = [_radius(rule, c, k, n) for k in counts]
-    axes.plot(counts, radii, color=_GREY)
-    axes.plot([votes], [c.radius or 0.0], "o", color=_GREEN if c.certified else _AMBER)
+    axes.plot(counts, radii, color=GREY)
+    axes.plot([votes], [c.radius or 0.0], "o", color=GREEN if c.certified else AMBER)
     if c.target_radius is not None:
-        axes.axhline(c.target_radius, color=_GREY, linewidth=1, linestyle=":", label="target radius")
+        axes.axhline(c.target_radius, color=GREY, linewidth=1, linestyle=":", label="target radius")
         axes.legend(frameon=False, fontsize=8)
     axes.set_xlim(first - 0.01 * n, n * 1.01)
     axes.set_xlabel("votes for the selected class")

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
+from edgers.report.colours import AMBER, BLUE, GREEN, GREY
 from edgers.roofline import Roof, Roofline, Roofs
 from edgers_engines.errors import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_GREEN, _AMBER, _GREY, _BLUE = "#2a7f4f", "#c98a1b", "#8a8f98", "#2b6ca3"
-_COLORS = {"vision": _BLUE, "prefill": _GREEN, "decode step": _AMBER}
+_COLORS = {"vision": BLUE, "prefill": GREEN, "decode step": AMBER}
 _SCATTER = 1.5  # times the quickest try that the median of an idle machine never is
 _ROOM = 4.0  # times the outermost stage that the axes show
 
@@ -118,9 +118,9 @@ def _draw_roofs(axes: Axes, roofs: Roofs, kinds: Sequence[str], low: float, high
     for kind in dict.fromkeys(kinds):
         peak = (roofs.peak(kind).per_second or 0.0) / 1e9
         x = sorted({low, min(max(peak / bandwidth, low), high), high})
-        axes.plot(x, [min(each * bandwidth, peak) for each in x], color=_GREY)
+        axes.plot(x, [min(each * bandwidth, peak) for each in x], color=GREY)
         label = f"{_billions(roofs.peak(kind))} GFLOP/s, {kind}"
-        axes.annotate(label, (high, peak), ha="right", va="bottom", fontsize=8, color=_GREY)
+        axes.annotate(label, (high, peak), ha="right", va="bottom", fontsize=8, color=GREY)
     place = (low, low * bandwidth)
     axes.annotate(
         f" {bandwidth:.4g} GB/s",
@@ -129,7 +129,7 @@ def _draw_roofs(axes: Axes, roofs: Roofs, kinds: Sequence[str], low: float, high
         textcoords="offset points",
         va="top",
         fontsize=8,
-        color=_GREY,
+        color=GREY,
     )
 
 

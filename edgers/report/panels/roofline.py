@@ -1,0 +1,59 @@
+"""The graphs beneath what the device can do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgers.report.panels.panel import Panel, head, number, write_instead
+from edgers.report.roofline import draw as draw_roofline
+from edgers.report.roofline import duration, roofline_sentences
+from edgers.roofline import Roofline
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_TITLE = "Roofline"
+
+
+def roofline_panel(roofline: Roofline | str) -> Panel:
+    """Vision, prefill and a decode step; a text says why there are none."""
+    if isinstance(roofline, str):
+        return Panel(
+            key="roofline",
+            title=_TITLE,
+            caption=roofline,
+            header=("roofline",),
+            rows=((roofline,),),
+            draw=lambda axes: write_instead(axes, _TITLE, roofline),
+        )
+
+    def draw(axes: Axes) -> None:
+        draw_roofline(axes, roofline)
+        axes.set_title("")
+        axes.set_ylim(
+            top=2 * max(stage.work.total_flops / stage.limit_seconds for stage in roofline.stages) / 1e9
+        )
+        head(axes, f"{_TITLE}, {roofline.rows} samples at once")
+
+    return Panel(
+        key="roofline",
+        title=_TITLE,
+        caption=" ".join(
+            f"{line[0].upper()}{line[1:].removesuffix('.')}." for line in roofline_sentences(roofline)
+        ),
+        header=("graph", "GFLOP", "MB", "operations a byte", "bound by", "limit", "measured", "share"),
+        rows=tuple(
+            (
+                stage.name,
+                number(stage.work.total_flops / 1e9),
+                number(stage.work.nbytes / 1e6),
+                number(stage.work.intensity),
+                stage.bound_by,
+                duration(stage.limit_seconds),
+                duration(stage.seconds),
+                f"{stage.share:.0%}",
+            )
+            for stage in roofline.stages
+        ),
+        draw=draw,
+    )
