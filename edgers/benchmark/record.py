@@ -24,7 +24,7 @@ STAGES = ("decode image", "prepare", "set up", "noise", "encode", "prefill", "de
 
 
 class BenchmarkError(EdgersError):
-    """A file that is not a benchmark, or two that cannot be compared."""
+    """A file that is not a benchmark."""
 
 
 class Query(Record, frozen=True, kw_only=True):

@@ -54,10 +54,10 @@ def _warnings(comparison: Comparison) -> Iterator[str]:
 
 def _figures(comparison: Comparison) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")
     for name in ("A", "B", "B / A", "95%"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for figure in comparison.figures:
         word = verdict(figure)
         table.add_row(

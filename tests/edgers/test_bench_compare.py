@@ -38,8 +38,8 @@ def figure(comparison, name):
     return next(each for each in comparison.figures if each.name == name)
 
 
-def said(comparison):
-    console = Console(file=io.StringIO(), width=200)
+def said(comparison, width=200):
+    console = Console(file=io.StringIO(), width=width)
     for line in comparison_lines(comparison):
         console.print(line)
     return console.file.getvalue()
@@ -125,6 +125,14 @@ def test_every_figure_says_how_much_slower_and_that_it_is_not_chance(before, aft
         assert verdict(each) == "worse"
     back = compare_benchmarks(after, before)
     assert {verdict(each) for each in back.figures} == {"better", ""}
+
+
+def test_the_table_keeps_its_verdicts_in_80_columns(before, after):
+    table = said(compare_benchmarks(before, after), width=80)
+    assert "…" not in table
+    assert table.count("worse") == sum(
+        verdict(each) == "worse" for each in compare_benchmarks(before, after).figures
+    )
 
 
 def test_two_equal_runs_differ_by_noise(before):

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from PIL import Image
 
 from edgers.benchmark.summary import summarise
+from edgers.cli.bench import _roofline
 from edgers.report.benchmark_page import benchmark_html, warnings
 from edgers.report.benchmark_plot import plot_benchmark
 from edgers.report.inline_svg import inline_svg
@@ -20,6 +21,8 @@ from edgers.roofline import Roof, Roofline, Roofs, Stage
 from edgers.smoothing.bounds import clopper_pearson_lower
 from edgers.smoothing.radius import certified_radius
 from edgers_engines.energy import EnergyRecord
+from edgers_engines.engine import open_backend
+from edgers_engines.errors import BackendError
 from edgers_engines.graph_work import Work
 from tests.edgers.simulated_benchmarks import STATE, simulated
 
@@ -126,6 +129,7 @@ def test_what_a_drawing_refers_to_is_in_it(page):
 def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(page):
     reader = Reader(page)
     assert "://" not in page
+    assert "xlink" not in page
     for _, attributes in reader.elements:
         assert "src" not in attributes
         assert not any(name.startswith("on") for name in attributes)
@@ -294,3 +298,15 @@ def test_the_certificates_are_marked_where_they_are_selection_aside(benchmark):
     certified = [query for query in benchmark.queries if query.certified]
     assert sum(int(row[2].split()[0]) for row in marked) == len(certified)
     assert f"{len(certified)} of {len(benchmark.queries)} queries certified" in radius.caption
+
+
+def test_a_roofline_that_is_not_to_be_had_leaves_its_reason_in_the_picture(
+    benchmark, demo_bundle, monkeypatch
+):
+    def fails(*_given):
+        raise BackendError("no product to be measured by")
+
+    monkeypatch.setattr("edgers.roofline.measure", fails)
+    found = _roofline(benchmark, demo_bundle, open_backend("onnxruntime", device=None, threads=1))
+    assert found == "not measured: no product to be measured by"
+    assert "no product to be measured by" in drawn(benchmark, found)["roofline"]
