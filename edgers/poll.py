@@ -50,7 +50,12 @@ class Poll:
         progress: Progress,
         first_rows: int | None = None,
     ) -> None:
-        self._question, self._oracle, self._progress = question, oracle, progress
+        self._question, self._progress = question, progress
+        self._freezing: Freezing | None = None  # until a selection has frozen it
+        if isinstance(oracle, Freezing):
+            self._freezing = oracle
+        else:
+            self._oracle = oracle
         self._first_rows = min(first_rows or question.rows, question.rows)
         device = question.device
 
@@ -75,10 +80,10 @@ class Poll:
         Raises:
             InputError: its class is to be chosen by a selection, and there was none.
         """
-        if isinstance(self._oracle, Freezing):
+        if self._freezing is not None:
             raise InputError(
-                f"the oracle {self._oracle.name!r} makes clusters: only a selection apart from the votes can "
-                "choose their class, so it certifies but does not predict"
+                f"the oracle {self._freezing.name!r} makes clusters: only a selection apart from the votes "
+                "can choose their class, so it certifies but does not predict"
             )
         return self._oracle
 
@@ -98,7 +103,7 @@ class Poll:
         Raises:
             BackendError: every sample failed.
         """
-        if not isinstance(self._oracle, Freezing):
+        if self._freezing is None:
             return self.count(Stream.SELECTION, samples, then, stop)
         answers: list[Answer] = []
         for chunk, following in self._chunks_ahead(Stream.SELECTION, samples, 0, then):
@@ -109,7 +114,7 @@ class Poll:
         start = time.perf_counter()
         # Who is out of time has none to compare answers either: then there is no class.
         complete = [] if stop({}) else [each for each in answers if each.status is Status.COMPLETE]
-        self._oracle = self._oracle.freeze(complete, lambda: stop({}))
+        self._oracle, self._freezing = self._freezing.freeze(complete, lambda: stop({})), None
         self.seconds["oracle"] += time.perf_counter() - start
         votes = self._no_votes()
         votes.update(self._labelled(answers))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,6 +150,7 @@ def check_futility(futility: float) -> float:
     return futility
 
 
+@lru_cache(maxsize=64)  # the decision, the ending and the conclusion ask about the same votes
 def anytime_lower(votes: int, samples: int, alpha: float) -> Probability:
     """The one-sided lower bound of q at confidence 1 - alpha that holds at any stopping time, rounded down.
 
