@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgers_export.quantization import QuantizedLinear
 from edgers_export.vision import Vision
 
 
@@ -43,11 +44,14 @@ def normalising(vision: Vision) -> Iterator[None]:
     """While it is traced, a tower in float32 normalises by its first convolution.
 
     Not in narrower numbers: weights that are rounded after the division are off alike for all pixels of a
-    bright image, where pixels around 0 would have made the errors cancel.
+    bright image, where pixels around 0 would have made the errors cancel. Nor where layers round their
+    inputs: what is another last bit here would be another step there.
     """
     convolution = vision.tower.vision_model.embeddings.patch_embedding
+    rounding = any(isinstance(part, QuantizedLinear) and part.rounds for part in vision.tower.modules())
     # What a convolution pads with would have to be normalised as well.
-    if vision.tower.dtype != torch.float32 or any(convolution._reversed_padding_repeated_twice):
+    padding = any(convolution._reversed_padding_repeated_twice)
+    if vision.tower.dtype != torch.float32 or rounding or padding:
         yield
         return
     weight, bias = convolution.weight, convolution.bias

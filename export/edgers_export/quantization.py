@@ -54,6 +54,11 @@ class QuantizedLinear(nn.Module):
         return product if self.bias is None else product + self.bias
 
     @property
+    def rounds(self) -> bool:
+        """Whether what it multiplies is rounded too."""
+        return self.input_scale is not None
+
+    @property
     def weight(self) -> Tensor:
         """What is multiplied by: [in, out], in the type of the scales."""
         scales = self.scales.repeat_interleave(self._block, 0) if self._block else self.scales

@@ -6,6 +6,7 @@ import torch
 from transformers import AutoImageProcessor, LlavaForConditionalGeneration
 
 from edgers_export.lean import normalising
+from edgers_export.quantization import QuantizedLinear
 from edgers_export.vision import read_vision
 from tests.checkpoints import MINIATURES, write
 
@@ -51,10 +52,14 @@ def test_it_is_undone_after_an_error_too(vision, canvas):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("why", ["half precision", "padding"])
+@pytest.mark.parametrize("why", ["half precision", "rounded inputs", "padding"])
 def test_pixels_are_normalised_one_by_one_where_the_convolution_could_not_do_it_as_well(vision, canvas, why):
     if why == "half precision":
         vision.tower.to(torch.bfloat16)
+    elif why == "rounded inputs":
+        first = vision.tower.vision_model.encoder.layers[0]
+        codes, one = torch.zeros(4, 4, dtype=torch.int8), torch.ones(4)
+        first.mlp.fc1 = QuantizedLinear(codes, one, None, torch.ones(()))
     else:
         kept = convolution(vision)
         vision.tower.vision_model.embeddings.patch_embedding = torch.nn.Conv2d(
