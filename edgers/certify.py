@@ -323,7 +323,7 @@ class Certifier:
         drawn: range,
         poll: Poll,
         judge: Oracle | Freezing,
-        auditor: Auditor | None,
+        auditor: Auditor | None = None,
     ) -> VoteRecord:
         """Select, then certify what was selected; without a selection, what leads."""
         try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from edgers_engines.device_state import DeviceState
 from edgers_engines.energy import EnergyRecord
@@ -75,7 +77,7 @@ class SettingsRecord(Record, frozen=True, kw_only=True):
     sigma: float
     alpha: float
     samples: Count
-    selection: Count
+    selection: Annotated[int, Meta(ge=0)]
     method: str
     target_radius: float | None
     batch_size: Count
