@@ -177,6 +177,8 @@ class Rule:
         if isinstance(self.mode, Pairwise):
             return self._conclude_pairwise(label, votes)
         q_lower = self._q_lower(votes[label], samples)
+        if not self.selected and q_lower.value <= FLOOR:
+            q_lower = NO_BOUND  # of a leader without the majority nothing is shown
         p_lower = self._p_lower(q_lower)
         radius = certified_radius(p_lower, self.sigma, self.floor)
         reached = radius is not None and radius >= (self.target_radius or 0.0)

@@ -4,6 +4,7 @@ No probability here is estimated: the votes of every class are enumerated, or wa
 """
 
 import copy
+import dataclasses
 from itertools import product
 
 import numpy as np
@@ -55,10 +56,9 @@ def simplex(classes, steps):
 
 
 def chosen_and_bound(of, votes):
-    """The label and what is claimed of it: 0 where nothing is."""
+    """The label, and what is said of its probability: 0 where nothing is."""
     label = winner(votes, [name for name in votes if name not in RESERVED])
-    found = of.conclude(label, votes)
-    return label, found.p_lower if found.radius is not None else 0.0
+    return label, of.conclude(label, votes).p_lower
 
 
 # --- how often a certificate is false, exactly --------------------------------------------------------------
@@ -88,6 +88,14 @@ def test_a_fixed_number_of_samples_is_wrong_at_most_alpha_often_wherever_the_cla
     classes, steps, samples, alpha
 ):
     assert most_false(rule(samples, alpha), classes, steps) <= alpha
+
+
+def test_of_a_leader_without_the_majority_nothing_is_said_not_even_a_low_bound():
+    """The most frequent of many rare classes is more frequent in the sample than it is."""
+    of = rule(100, 0.001)
+    votes = counts(49, 21, 30)
+    assert of.conclude("A", votes).q_lower == 0.0
+    assert dataclasses.replace(of, selected=True).conclude("A", votes).q_lower > 0.3
 
 
 def test_that_the_level_is_halved_is_needed_and_the_enumeration_shows_it():
@@ -390,10 +398,10 @@ def test_who_cancels_a_sequential_one_gets_the_anytime_bound_at_half_the_level(
     demo_bundle, first_frame, seed
 ):
     done = []
-    asked = certifier(demo_bundle, method="sequential", selection=0, batch_size=12)
+    asked = certifier(demo_bundle, method="sequential", selection=0, batch_size=24)
     c = ask(asked, first_frame, seed, progress=done.append, cancelled=lambda: bool(done))
     verify(c)
-    assert c.q_lower == anytime_lower(c.votes.certification[c.label], 12, c.alpha / 2).value
+    assert c.q_lower == anytime_lower(c.votes.certification[c.label], 24, c.alpha / 2).value
 
 
 def leads_no_more(votes, label):
