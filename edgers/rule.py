@@ -193,11 +193,9 @@ class Rule:
         samples = sum(votes.values())
         if not self._looks_at(samples):
             return Decision.UNDECIDED
-        # A reserved leader is never certified; it is hopeless when that is so for the class that comes next.
-        standing = (
-            max(votes[name] for name in votes if name not in RESERVED) if label in RESERVED else votes[label]
-        )
-        decision = self._boundary.decide(standing, samples)
+        # Where a reserved class leads, it is the classes after it that could still be certified.
+        standing = {*votes} - {*RESERVED} if label in RESERVED else {label}
+        decision = self._boundary.decide(max(votes[name] for name in standing), samples)
         if decision is Decision.CERTIFIED and not self.conclude(label, votes).certified:
             return Decision.UNDECIDED  # but for rounding, which is downwards in the bound
         return decision

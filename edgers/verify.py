@@ -128,11 +128,8 @@ def _samples(c: Certificate, rule: Rule, selected: int, counted: int) -> Iterato
     yield "n_selection", c.n_selection, c.n_selection if selecting else selected
     if c.part is not None:
         yield "method of a part", c.method, "fixed"
-    most = (
-        0
-        if rule.selected and c.label in RESERVED
-        else len(range(c.n) if c.part is None else c.part.samples(c.n))
-    )
+    drawn = range(c.n) if c.part is None else c.part.samples(c.n)
+    most = 0 if rule.selected and c.label in RESERVED else len(drawn)
     whole = c.method == "fixed" and not outside
     yield "votes.certification's sum", counted, most if whole else min(counted, most)
     because = None if selecting else ending(rule, c.label, c.votes.certification)
