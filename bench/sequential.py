@@ -64,7 +64,7 @@ def table(rows: list[Row]) -> str:
     """Groups by the winner's share: samples, verdicts, agreement."""
     lines = [
         f"R >= {TARGET} at sigma {SIGMA}, alpha {ALPHA}, batches of {BATCH}, at most {CAP} samples; "
-        f"{rows[0].early.n_selection} more select the class. Beside it a fixed n = {REFERENCE}.",
+        f"{rows[0].early.n_selection or 'no'} more select the class. Beside it a fixed n = {REFERENCE}.",
         "",
         "| winner's share | frames | samples, mean (median, most) | certified | out of reach | open "
         "| fixed n certifies | verdicts agree |",

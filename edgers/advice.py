@@ -112,7 +112,7 @@ def _abstention(c: Certificate) -> str:
         return (
             f"{c.stopped_because.capitalize()} after {c.samples_counted} of {c.n} samples: allow more time."
         )
-    if c.label in RESERVED:
+    if c.label in RESERVED and c.stopped_because != ONE_PART:
         return _reserved(c)
     if c.part is not None:
         return (

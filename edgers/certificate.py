@@ -81,7 +81,8 @@ class DecodingRecord(Record, frozen=True, kw_only=True):
 class Certificate(Record, frozen=True, kw_only=True):
     """The claim, its evidence and its circumstances. Abstaining is a result: `certified` is then false.
 
-    `label` is the class that the selection chose, certified or not; `answer` is the certified class. Where a
+    `label` is the class that the selection chose, or, with an `n_selection` of 0, the one with the most votes
+    in `certification`; certified or not: `answer` is the certified class. Where a
     target radius was asked for, `certified` says that it is reached; `radius` is then what is proven, also
     where that is less. Within it the class keeps a probability of at least `floor` under noise.
     A `part` counts some of the n samples and proves nothing; `edgers.part.merge` makes one of all.
@@ -101,7 +102,7 @@ class Certificate(Record, frozen=True, kw_only=True):
     votes: VoteRecord
     n: Count
     part: Part | None
-    n_selection: Count
+    n_selection: Annotated[int, Meta(ge=0, le=1 << 40)]
     alpha: Annotated[float, Meta(gt=0, lt=0.5)]
     accounting: Accounting
     sigma: float
@@ -155,6 +156,7 @@ class Certificate(Record, frozen=True, kw_only=True):
             mode=mode_of(self.assumption),
             total_variation=self.sampler.total_variation,
             floor=self.floor,
+            selected=self.n_selection > 0,
         )
 
     @property

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ from edgers.oracle.named import open_text_oracle
 from edgers.part import Part
 from edgers.poll import Poll, Progress
 from edgers.prediction import Prediction, most_likely
-from edgers.rule import FLOOR, Method, Rule
+from edgers.rule import FLOOR, WITHOUT_SELECTION, Method, Rule
 from edgers.smoothing.bounds import MAX_SAMPLES, check_alpha, check_counts
 from edgers.smoothing.mode import Mode
 from edgers.smoothing.oracle_error import Composite
@@ -60,7 +59,9 @@ class Certifier:
         sigma: standard deviation of the noise, in units where pixel values span [0, 1].
         samples: n, the samples that count; with the methods sequential and batched at most so many.
         alpha: allowed probability of a wrong certificate; of one among many, see `accounted`.
-        selection: n0, samples that only choose the class.
+        selection: n0, samples that only choose the class. 0: it is the one with the most votes, at half of
+            alpha; not for clusters, an audit, or a mode that could raise the bound. Unless given, 0 where
+            that is possible and the method sequential decides about a target radius, else 16.
         method: "fixed", "sequential" or "batched"; see `Rule`.
         target_radius: for sequential and batched: stop when this radius is certified or out of reach.
         mode: what is claimed, and what it assumes.
@@ -85,7 +86,7 @@ class Certifier:
         sigma: float,
         samples: int = DEFAULT_SAMPLES,
         alpha: float = DEFAULT_ALPHA,
-        selection: int = DEFAULT_SELECTION,
+        selection: int | None = None,
         method: Method = "fixed",
         target_radius: float | None = None,
         mode: Mode | None = None,
@@ -97,9 +98,14 @@ class Certifier:
     ) -> None:
         default = DEFAULT_BATCH_SIZE if target_radius is None else DEFAULT_LOOK
         self.batch_size = default if batch_size is None else whole("batch_size", batch_size)
+        self._selection_by_default = selection is None
+        if selection is None:
+            goes_without = type(mode or Composite()) in WITHOUT_SELECTION
+            decides = method == "sequential" and target_radius is not None
+            selection = 0 if decides and goes_without else DEFAULT_SELECTION
         self.selection = whole("selection", selection)
-        if not 1 <= self.selection <= MAX_SAMPLES:
-            raise InputError(f"selection is {selection}; it must lie between 1 and {MAX_SAMPLES}")
+        if not 0 <= self.selection <= MAX_SAMPLES:
+            raise InputError(f"selection is {selection}; it must lie between 0 and {MAX_SAMPLES}")
         samples, alpha = whole("samples", samples), real("alpha", alpha)
         sigma = check_sigma(real("sigma", sigma))
         try:
@@ -117,6 +123,7 @@ class Certifier:
                 mode=mode or Composite(),
                 total_variation=total_variation_bound(_values(bundle), sigma),
                 floor=real("floor", floor),
+                selected=self.selection > 0,
             )
         except ValueError as error:
             raise InputError(str(error)) from None
@@ -124,6 +131,8 @@ class Certifier:
             raise InputError("an audit and its teacher belong together")
         if audit is not None and (mode is not None or method != "fixed"):
             raise InputError("an audit is a mode of its own, and goes with the method fixed")
+        if audit is not None and not self.selection:
+            raise InputError("an audit needs a class that was chosen apart from the votes: draw a selection")
         self.model = VisionLanguageModel(bundle, backend)
         self._audit = None if audit is None or teacher is None else (whole("audit", audit), teacher)
         if (auditor := self._auditor()) and auditor.votes > samples:
@@ -172,7 +181,7 @@ class Certifier:
 
     @property
     def samples_per_certificate(self) -> int:
-        """n0 + n, the most that one certificate draws."""
+        """n0 + n, the most that one certificate draws; clusters take a selection where none was asked for."""
         return self.selection + self.rule.samples
 
     def certify(
@@ -223,8 +232,10 @@ class Certifier:
         if auditor and (choices is not None or part is not None):
             raise InputError("an audit reads free text of all samples: ask with --oracle, and for no --part")
         request = Request(image, prompt, choices, oracle, seed, guard)
-        asked = self._ask(request, progress, partial(self._count, stop, drawn, auditor=auditor))
-        certificate = self._certificate(asked, stop, part, auditor)
+        asked = self._ask(
+            request, progress, lambda poll, judge: self._for(judge)._count(stop, drawn, poll, judge, auditor)
+        )
+        certificate = self._for(asked.judge)._certificate(asked, stop, part, auditor)
         watch(asked)
         return certificate
 
@@ -280,6 +291,20 @@ class Certifier:
         rows = min(self.batch_size, max(self.rule.samples, self.selection))
         return ask(self.model, request, sigma=self.rule.sigma, rows=rows, progress=progress, count=count)
 
+    def _for(self, judge: Oracle | Freezing) -> Certifier:
+        """The one for this oracle: clusters need a selection, which freezes them.
+
+        Raises:
+            InputError: there are clusters, and it was told to go without a selection.
+        """
+        if self.selection or not (isinstance(judge, Freezing) or judge.record.clusters):
+            return self
+        if not self._selection_by_default:
+            raise InputError("clusters are frozen by a selection: draw one, of 1 sample or more")
+        other = copy.copy(self)
+        other.selection, other.rule = DEFAULT_SELECTION, replace(self.rule, selected=True)
+        return other
+
     def _drawn(self, part: Part | None, seed: str | None) -> range:
         """The indices of the samples that are counted."""
         if part is None:
@@ -304,7 +329,7 @@ class Certifier:
         judge: Oracle | Freezing,
         auditor: Auditor | None = None,
     ) -> VoteRecord:
-        """Select, then certify what was selected."""
+        """Select, then certify what was selected; without a selection, what leads."""
         try:
             self.rule.mode.check_classes(1 if isinstance(judge, Freezing) else len(judge.record.classes))
         except ValueError as error:
@@ -313,15 +338,17 @@ class Certifier:
             auditor.check(judge)
         following = Stream.CERTIFICATION, len(drawn), drawn.start
         selection = poll.select(self.selection, following, stop.asked)
-        label = winner(selection, poll.oracle.record.classes)
-        votes = poll.count(
-            Stream.CERTIFICATION,
-            len(drawn),
-            stop=lambda votes: ending(self.rule, label, votes) is not None or stop.asked(),
-            first=drawn.start,
-            keep=auditor.votes if auditor else 0,
-        )
+
+        def over(votes: Mapping[str, int]) -> bool:
+            label = self._label(selection, votes, poll.oracle)
+            return ending(self.rule, label, votes) is not None or stop.asked()
+
+        keep = auditor.votes if auditor else 0
+        votes = poll.count(Stream.CERTIFICATION, len(drawn), stop=over, first=drawn.start, keep=keep)
         return VoteRecord(selection=selection, certification=votes)
+
+    def _label(self, selection: Mapping[str, int], votes: Mapping[str, int], oracle: Oracle) -> str:
+        return winner(selection if self.rule.selected else votes, oracle.record.classes)
 
     def _stop(self, deadline_ms: float | None, cancelled: Callable[[], bool]) -> Stop:
         if deadline_ms is None:
@@ -356,7 +383,7 @@ class Certifier:
         manifest, votes = self.bundle.manifest, asked.votes
         camera, judge, question, poll = asked.camera, asked.judge, asked.question, asked.poll
         steps = manifest.preparation
-        label = winner(votes.selection, judge.record.classes)
+        label = self._label(votes.selection, votes.certification, judge)
         rule = self._audited(label, asked, auditor)
         start = time.perf_counter()
         norm = operator_norm(camera.size, steps)

@@ -33,7 +33,7 @@ _DECIDED = {Decision.CERTIFIED: CERTIFIED, Decision.HOPELESS: OUT_OF_REACH}
 
 def ending(rule: Rule, label: str, votes: Mapping[str, int]) -> Ending | None:
     """Why certification ends with these votes; None where nothing but the outside can have ended it."""
-    if label in RESERVED:
+    if rule.selected and label in RESERVED:
         return RESERVED_SELECTED
     decided = _DECIDED.get(rule.decide(label, votes))
     return decided or (ALL_SAMPLES if sum(votes.values()) == rule.samples else None)

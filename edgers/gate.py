@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgers.asked import fitting
 from edgers.certificate import Certificate
-from edgers.certify import DEFAULT_ALPHA, DEFAULT_LOOK, DEFAULT_SELECTION, Certifier
+from edgers.certify import DEFAULT_ALPHA, DEFAULT_LOOK, Certifier
 from edgers.verify import verify
 from edgers_engines.bundle import Bundle
 from edgers_engines.engine import Backend
@@ -59,7 +59,7 @@ class Gate:
         sigma: standard deviation of the noise, in units where pixel values span [0, 1].
         samples: the most certification samples that one decision takes.
         alpha: allowed probability, per decision, of executing what is not certified truly.
-        selection: samples that choose the action.
+        selection: samples that choose the action; 0: it is the one with the most votes, at half of alpha.
         backend: where the graphs run; ONNX Runtime on the CPU unless given.
 
     Raises:
@@ -74,7 +74,7 @@ class Gate:
         sigma: float,
         samples: int = DEFAULT_CAP,
         alpha: float = DEFAULT_ALPHA,
-        selection: int = DEFAULT_SELECTION,
+        selection: int = 0,
         backend: Backend | None = None,
     ) -> None:
         self._certifier = Certifier(

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from edgers.certificate import Certificate
 
 MAX_PARTS = 1 << 20
-# What may differ between parts: their votes, and the circumstances in which these were cast.
+# What may differ between parts: their votes, and the circumstances in which these were cast. The label
+# follows from the selection, which may not; without one, from the votes of all parts.
 _OWN = {
     "part",
+    "label",
     "votes",
     "answers",
     "batch_size",
@@ -73,6 +75,7 @@ def merge(parts: Sequence[Certificate]) -> Certificate:
     """
     from edgers.certificate import VoteRecord, camera_radius
     from edgers.ending import ALL_SAMPLES, RESERVED_SELECTED
+    from edgers.oracle.base import winner
     from edgers.poll import TEXTS
     from edgers.verify import verify
 
@@ -88,12 +91,14 @@ def merge(parts: Sequence[Certificate]) -> Certificate:
     reserved = first.stopped_because == RESERVED_SELECTED
     counts = [0] * len(classes) if reserved else merge_fixed(ranges, first.n)
     votes = VoteRecord(selection=first.votes.selection, certification=dict(zip(classes, counts, strict=True)))
-    conclusion = first.rule.conclude(first.label, votes.certification)
+    label = first.label if first.n_selection else winner(votes.certification, first.oracle.classes)
+    conclusion = first.rule.conclude(label, votes.certification)
     smallest = [c.margin.smallest for c in parts if c.margin.smallest is not None]
     norm = first.preparation.operator_norm
     return replace(
         first,
         part=None,
+        label=label,
         votes=votes,
         stopped_because=RESERVED_SELECTED if reserved else ALL_SAMPLES,
         samples_spent=sum(votes.selection.values()) + sum(counts),

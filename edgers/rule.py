@@ -19,7 +19,16 @@ from edgers.smoothing.bounds import (
     pairwise_bounds,
 )
 from edgers.smoothing.mode import Mode
-from edgers.smoothing.oracle_error import MODES, Composite, Pairwise
+from edgers.smoothing.oracle_error import (
+    MODES,
+    Adversarial,
+    Calibrated,
+    CalibratedFalsePositive,
+    Composite,
+    FalsePositive,
+    Pairwise,
+    Unknown,
+)
 from edgers.smoothing.radius import (
     certified_radius,
     check_floor,
@@ -39,6 +48,16 @@ MAX_BATCHED = 10**5
 
 NO_BOUND = Probability(0.0, 1.0)
 FLOOR = 0.5  # a certified class keeps the majority
+
+# Modes that never raise the bound: they claim no class whose q_lower is 1/2 or less.
+WITHOUT_SELECTION = (
+    Composite,
+    Adversarial,
+    FalsePositive,
+    Unknown,
+    Calibrated,
+    CalibratedFalsePositive,
+)
 
 
 class ContradictionError(EdgersError, ValueError):
@@ -65,6 +84,9 @@ class Rule:
     batched: n samples at most, looked at after every `look_every`. Decides whether the target radius is
         certified and proves no other.
 
+    The class is chosen apart from these votes; or it is their own leader, and the bound holds at half the
+    level. That this is enough, for any number of classes, is shown in docs/certificates.md.
+
     Args:
         samples: n.
         alpha: allowed probability of a wrong certificate.
@@ -75,6 +97,7 @@ class Rule:
         mode: what is claimed, and what it assumes.
         total_variation: how far the sampler's law is from ideal noise at most.
         floor: the probability that the class keeps within the radius.
+        selected: whether the class was chosen apart from the votes.
 
     Raises:
         ValueError: a number out of range, or parts that do not fit each other.
@@ -89,6 +112,7 @@ class Rule:
     mode: Mode = field(default_factory=Composite)
     total_variation: float = 0.0
     floor: float = FLOOR
+    selected: bool = True
 
     def __post_init__(self) -> None:
         """Check what the functions below take for granted."""
@@ -100,12 +124,7 @@ class Rule:
             raise ValueError(
                 f"there is no method {self.method!r}; choose one of {', '.join(get_args(Method))}"
             )
-        if type(self.mode) not in MODES.values():
-            raise ValueError(f"{self.mode!r} is no mode; choose one of {', '.join(MODES)}")
-        check_alpha(self.mode.vote_alpha(self.alpha))
-        self.mode.rates(self.alpha)
-        if isinstance(self.mode, Pairwise) and (self.method, self.floor) != ("fixed", FLOOR):
-            raise ValueError(f"the mode pairwise goes with the method fixed and the floor {FLOOR}")
+        self._check_mode()
         if self.method == "fixed" and self.target_radius is not None:
             raise ValueError("a fixed number of samples decides no target radius; sequential and batched do")
         if self.method == "batched" and self.target_radius is None:
@@ -122,6 +141,19 @@ class Rule:
                 "agree: `edgers plan` says how many do"
             )
 
+    def _check_mode(self) -> None:
+        if type(self.mode) not in MODES.values():
+            raise ValueError(f"{self.mode!r} is no mode; choose one of {', '.join(MODES)}")
+        check_alpha(self._vote_alpha)
+        self.mode.rates(self.alpha)
+        if not self.selected and type(self.mode) not in WITHOUT_SELECTION:
+            raise ValueError(
+                f"the mode {self.mode.name} needs a class that was chosen apart from the votes: draw a "
+                "selection of 1 or more"
+            )
+        if isinstance(self.mode, Pairwise) and (self.method, self.floor) != ("fixed", FLOOR):
+            raise ValueError(f"the mode pairwise goes with the method fixed and the floor {FLOOR}")
+
     def conclude(self, label: str, votes: Mapping[str, int]) -> Conclusion:
         """What the votes prove about one class, whatever ended them.
 
@@ -129,7 +161,7 @@ class Rule:
         total variation distance from ideal noise, and by the mode to p_lower.
 
         Args:
-            label: the class, chosen without these votes.
+            label: the class, chosen without these votes; where none was, their leader.
             votes: of all classes; their sum is the samples drawn.
 
         Raises:
@@ -145,6 +177,8 @@ class Rule:
         if isinstance(self.mode, Pairwise):
             return self._conclude_pairwise(label, votes)
         q_lower = self._q_lower(votes[label], samples)
+        if not self.selected and q_lower.value <= FLOOR:
+            q_lower = NO_BOUND  # of a leader without the majority nothing is shown
         p_lower = self._p_lower(q_lower)
         radius = certified_radius(p_lower, self.sigma, self.floor)
         reached = radius is not None and radius >= (self.target_radius or 0.0)
@@ -159,7 +193,9 @@ class Rule:
         samples = sum(votes.values())
         if not self._looks_at(samples):
             return Decision.UNDECIDED
-        decision = self._boundary.decide(votes[label], samples)
+        # Where a reserved class leads, it is the classes after it that could still be certified.
+        standing = {*votes} - {*RESERVED} if label in RESERVED else {label}
+        decision = self._boundary.decide(max(votes[name] for name in standing), samples)
         if decision is Decision.CERTIFIED and not self.conclude(label, votes).certified:
             return Decision.UNDECIDED  # but for rounding, which is downwards in the bound
         return decision
@@ -169,8 +205,13 @@ class Rule:
             return False
         return samples % self.look_every == 0 or samples == self.samples
 
+    @property
+    def _vote_alpha(self) -> float:
+        """The level of the test of one class."""
+        return self.mode.vote_alpha(self.alpha) / (1 if self.selected else 2)
+
     def _q_lower(self, votes: int, samples: int) -> Probability:
-        alpha = self.mode.vote_alpha(self.alpha)
+        alpha = self._vote_alpha
         if self.method == "sequential":
             return anytime_lower(votes, samples, alpha)
         if self.method == "fixed":
@@ -231,8 +272,7 @@ class Rule:
                 f"the method batched takes {MAX_BATCHED} samples at most, not {self.samples}; sequential "
                 "takes more"
             )
-        alpha = self.mode.vote_alpha(self.alpha)
-        return _boundary(self.method, self._threshold.value, alpha, self.samples, every)
+        return _boundary(self.method, self._threshold.value, self._vote_alpha, self.samples, every)
 
 
 def _worst(label: str, votes: Mapping[str, int]) -> dict[str, int]:

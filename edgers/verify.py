@@ -74,7 +74,9 @@ def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
     yield "votes.certification's classes", sorted(votes), sorted(classes)
     negative = min(0, *selection.values(), *votes.values())  # which a file cannot hold, but an object can
     yield "the least count of votes", negative, 0
-    yield "label", c.label, winner(selection, c.oracle.classes)
+    if c.oracle.clusters:
+        yield "whether a selection chose the cluster", c.n_selection > 0, True
+    yield "label", c.label, winner(selection if c.n_selection else votes, c.oracle.classes)
     yield "assumption", c.assumption, assumption(mode_of(c.assumption), judged=c.oracle.judged)
     counted = c.accounting
     yield "accounting", counted, accounting(counted.kind, counted.total_alpha, counted.number)
@@ -126,7 +128,8 @@ def _samples(c: Certificate, rule: Rule, selected: int, counted: int) -> Iterato
     yield "n_selection", c.n_selection, c.n_selection if selecting else selected
     if c.part is not None:
         yield "method of a part", c.method, "fixed"
-    most = 0 if c.label in RESERVED else len(range(c.n) if c.part is None else c.part.samples(c.n))
+    drawn = range(c.n) if c.part is None else c.part.samples(c.n)
+    most = 0 if rule.selected and c.label in RESERVED else len(drawn)
     whole = c.method == "fixed" and not outside
     yield "votes.certification's sum", counted, most if whole else min(counted, most)
     because = None if selecting else ending(rule, c.label, c.votes.certification)

@@ -78,7 +78,7 @@ class SettingsRecord(Record, frozen=True, kw_only=True):
     sigma: float
     alpha: float
     samples: Count
-    selection: Count
+    selection: Annotated[int, Meta(ge=0)]
     method: str
     target_radius: float | None
     batch_size: Count

@@ -43,7 +43,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Samples that count; where one may stop early, the most.",
 )
-@click.option("--selection", type=int, default=16, show_default=True, help="Samples that choose the class.")
+@click.option(
+    "--selection",
+    type=int,
+    help="Samples that choose the class. 0: it is the one with the most votes, at half of alpha  [default: 0 "
+    "with --target-radius and the method sequential, else 16; 16 where clusters or --assume need one]",
+)
 @click.option(
     "--alpha",
     type=float,
@@ -118,7 +123,7 @@ def command(
     oracle: str | None,
     sigma: float,
     samples: int,
-    selection: int,
+    selection: int | None,
     alpha: float,
     among: int | None,
     attempt: int | None,

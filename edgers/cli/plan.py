@@ -72,7 +72,8 @@ def command(
 
     How many samples certify a target radius when the class has probability p: with a fixed number, and when
     stopping early. With --curve: which share of the average radius n samples keep. All figures are exact for
-    independent samples and a class chosen beforehand; samples that choose it come on top.
+    independent samples and a class chosen beforehand; samples that choose it come on top. Where none do (a
+    certificate without a selection), give half of its --alpha.
 
     With --memory: what a bundle takes of a device's memory, and how many samples can be answered at once on
     kinds of devices that need not be there. That figure is a prediction.
@@ -156,7 +157,8 @@ def _show_plans(target: Target, unanimous: int, plans: list[Plan], ms: float | N
     out.print(
         f"fixed: the smallest n that certifies with probability {target.power:.12g} or more. sequential, "
         f"batched: looks after each batch of {target.batch}, at most {target.cap} samples; their mean, with "
-        "the runs that give up. Samples that select the class come on top."
+        "the runs that give up. Samples that select the class come on top; without a selection none do, but "
+        f"each class is tested at half of alpha: that is --alpha {target.alpha / 2:g} here."
         + ("" if ms is None else f" Time at the {ms:.3g} ms a sample that were measured.")
     )
 

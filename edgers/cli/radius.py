@@ -47,7 +47,7 @@ def command(
     """The certified radius of a vote count, for ideal noise: a certificate takes its sampler's distance off.
 
     The class, what is assumed, and with the method fixed the number of samples must have been chosen before
-    these votes were seen.
+    these votes were seen. Where the class is the one that leads these votes, give half of --alpha.
     """
     from edgers.assumption import assumption
     from edgers.rule import Rule

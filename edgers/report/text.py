@@ -128,10 +128,9 @@ def _abstained(c: Certificate) -> str:
 def _samples(c: Certificate) -> str:
     target = "" if c.target_radius is None else f", target R ≥ {c.target_radius:g}"
     part = "" if c.part is None else f"part {c.part.number} of {c.part.of}: "
-    return (
-        f"{part}{c.samples_counted} of {c.n}, after {sum(c.votes.selection.values())} for the selection; "
-        f"{c.method}{target}: {c.stopped_because}"
-    )
+    selected = sum(c.votes.selection.values())
+    chosen = f"after {selected} for the selection" if c.n_selection else "whose leader is the class"
+    return f"{part}{c.samples_counted} of {c.n}, {chosen}; {c.method}{target}: {c.stopped_because}"
 
 
 def _seconds(c: Certificate) -> str:

@@ -222,7 +222,7 @@ WRONG = {
     "certify: alpha 0.5": (asked("--alpha", "0.5"), 2, "alpha is 0.5"),
     "certify: no samples": (asked("--samples", "0"), 2, "the number of samples is 0"),
     "certify: -5 samples": (asked("--samples", "-5"), 2, "the number of samples is -5"),
-    "certify: no selection": (asked("--selection", "0"), 2, "selection is 0"),
+    "certify: a selection below 0": (asked("--selection", "-1"), 2, "selection is -1"),
     "certify: batches of none": (asked("--batch-size", "0"), 2, "the batch size is 0"),
     "certify: no threads": (asked("--threads", "0"), 2, "threads is 0"),
     "certify: a million threads": (asked("--threads", "1000000"), 2, "threads is 1000000"),

@@ -21,6 +21,7 @@ from edgers.part import Part, merge
 from edgers.poll import Poll
 from edgers.report.plot import plot_certificate
 from edgers.report.text import certificate_panel
+from edgers.smoothing.sequential import anytime_lower
 from edgers.verify import replay, verify
 from edgers_engines.device import Host
 from edgers_engines.engine import open_backend
@@ -322,9 +323,8 @@ def test_what_did_not_complete_chooses_nothing_and_counts_against():
 
 
 def certify(bundle, frame, **more):
-    options = {
-        name: more.pop(name) for name in ("samples", "selection", "method", "batch_size") if name in more
-    }
+    numbers = ("samples", "selection", "method", "target_radius", "batch_size")
+    options = {name: more.pop(name) for name in numbers if name in more}
     certifier = Certifier(bundle, sigma=demo.SIGMA, **{"samples": 40, **options})
     return certifier.certify(frame, demo.PROMPT, oracle="meaning", **{"seed": SEED, **more})
 
@@ -347,6 +347,18 @@ def test_a_certificate_names_the_frozen_oracle_verifies_and_replays(made, cluste
     again = replay(made, clusters_bundle, first_frame)
     assert (again.votes, again.oracle, again.answers) == (made.votes, made.oracle, made.answers)
     assert "What means the same as 'forward, the way is clear.' wins the vote" in meaning(made)
+
+
+def test_a_decision_selects_though_others_need_not_and_refuses_to_go_without(clusters_bundle, first_frame):
+    """Clusters have no class before a selection; where one was not asked for, it is drawn."""
+    deciding = {"samples": 200, "method": "sequential", "target_radius": 0.05, "batch_size": 8}
+    c = certify(clusters_bundle, first_frame, **deciding)
+    verify(c)
+    assert (c.n_selection, c.votes.selection[c.label], c.certified) == (16, 16, True)
+    assert c.q_lower == anytime_lower(c.votes.certification[c.label], c.samples_counted, c.alpha).value
+    assert replay(c, clusters_bundle, first_frame).votes == c.votes
+    with pytest.raises(InputError, match="clusters are frozen by a selection: draw one"):
+        certify(clusters_bundle, first_frame, selection=0)
 
 
 def test_it_counts_the_answers_that_mean_the_same_though_the_words_differ(undecided, clusters_bundle):

@@ -31,7 +31,7 @@ CERTIFIER = [
     *(("samples", value, "the number of samples is") for value in (-(2**63), MAX_SAMPLES + 1, 2**63)),
     *(("samples", value, "samples is .* whole number") for value in (*NOT_NUMBERS, 12.0, math.nan)),
     *(("selection", value, "selection is") for value in (-(2**63), MAX_SAMPLES + 1, 2**63)),
-    *(("selection", value, "selection is .* whole number") for value in (True, "16", 2.0, None, math.inf)),
+    *(("selection", value, "selection is .* whole number") for value in (True, "16", 2.0, math.inf)),
     *(("batch_size", value, "batch_size is .* whole number") for value in (True, "32", 2.5, math.nan)),
 ]
 

@@ -43,7 +43,7 @@ def words_of(certificate):
 
 def test_the_panel_says_how_many_samples_were_drawn_by_which_rule_and_why_no_more(reached, fixed):
     assert (
-        f"samples {reached.samples_counted} of 100, after 16 for the selection; sequential, "
+        f"samples {reached.samples_counted} of 100, whose leader is the class; sequential, "
         "target R ≥ 0.125: the target radius is certified"
     ) in words_of(reached)
     assert "samples 100 of 100, after 16 for the selection; fixed: all samples were drawn" in words_of(fixed)
