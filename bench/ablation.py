@@ -25,15 +25,13 @@ from miniature import PROMPT, folder, write
 from numpy.typing import NDArray
 
 from edgers import Bundle, demo
-from edgers.asked import FIRST_ROWS
 from edgers.certify import DEFAULT_BATCH_SIZE
 from edgers.noise_ahead import Chunk, NoiseAhead
 from edgers.oracle.base import OTHER, Oracle
 from edgers.oracle.choices import Choices, choices_record
 from edgers.poll import Poll
-from edgers_engines import generation, vlm
+from edgers_engines.generation import _Row
 from edgers_engines.image import CameraImage, prepare
-from edgers_engines.lane import Lane
 from edgers_engines.noise import Stream, to_lattice
 from edgers_engines.onnxruntime import OnnxRuntimeBackend
 from edgers_engines.vlm import Answer, Question, VisionLanguageModel
@@ -58,20 +56,31 @@ class FreeText:
         return [OTHER] * len(answers)
 
 
-class AllRows(Lane):
+class WholePrompt(Question):
+    """Every row prefills the tokens before the image itself."""
+
+    def _share_prefix(self) -> None:
+        prefix = self._model.embeddings(self._model.prompts.prefix)
+        repeated = np.broadcast_to(prefix, (self.rows, *prefix.shape))
+        self._block = np.concatenate([repeated, self._block], axis=1)
+        self._before, self._prefix_length = len(prefix), 0
+
+    def _encode(self, canvases: NDArray[np.float32]) -> None:
+        features = self._model.encode(canvases)
+        self._block[: len(canvases), self._before : self._before + features.shape[1]] = features
+
+
+class AllRows(Question):
     """Finished rows stay in the batch until the last one is finished."""
 
-    def answer(self) -> None:
-        """As a lane's, but for that."""
-        with self.timed("prefill"):
-            logits = self._decode(self.memory.block, self._decoding.prefix)
-        with self.timed("decode"):
-            position = self._decoding.prefix + self.memory.block.shape[1]
-            active = self._advance(self.rows, logits)
-            while active:
-                logits = self._step([row.tokens[-1] if row.tokens else 0 for row in self.rows], position)
-                position += 1
-                active = self._advance(active, logits[[row.slot for row in active]])
+    def _generate(self, rows: list[_Row]) -> None:
+        logits = self._decode(self._block[: len(rows)], self._prefix_length)
+        position = self._prefix_length + self._block.shape[1]
+        active = self._advance(rows, logits)
+        while active:
+            logits = self._step([row.tokens[-1] if row.tokens else 0 for row in rows], position)
+            position += 1
+            active = self._advance(active, logits[[row.slot for row in active]])
 
 
 class ToTheEnd(Choices):
@@ -90,12 +99,9 @@ class Setting:
     threads: int = CORES
     options: Callable[[Options], None] | None = None
     rows: int = DEFAULT_BATCH_SIZE
-    lanes: int | None = None
-    lane: type[Lane] = Lane
-    shares_prefix: bool = True
+    question: type[Question] = Question
     guard: bool | None = None
     noise_ahead: bool = True
-    first_rows: int | None = FIRST_ROWS
     to_the_end: bool = False
     graphs: str = "bundle"
 
@@ -130,10 +136,8 @@ def settings() -> list[Setting]:
             "graph optimization basic", options=attribute("graph_optimization_level", level.ORT_ENABLE_BASIC)
         ),
         *(Setting(f"chunks of {rows}", rows=rows) for rows in (8, 16, 25, 32, 50, 100)),
-        *(Setting(f"lanes {lanes}", lanes=lanes) for lanes in (1, 2) if CORES % lanes == 0),
-        Setting("first batch as large as any", first_rows=None),
-        Setting("prefix not shared", shares_prefix=False),
-        Setting("finished rows stay", lane=AllRows),
+        Setting("prefix not shared", question=WholePrompt),
+        Setting("finished rows stay", question=AllRows),
         Setting("noise not ahead", noise_ahead=False),
         Setting("last layer whole, all logits", graphs="all logits"),
         Setting("last layer whole", graphs="whole last layer"),
@@ -161,9 +165,13 @@ class Workload:
 
     def run(self, setting: Setting) -> None:
         """One poll of SAMPLES samples."""
-        model = self._model(setting)
+        key = (setting.threads, setting.options, setting.graphs)
+        if key not in self.models:
+            bundle = Bundle.load(self.root / setting.graphs)
+            self.models[key] = VisionLanguageModel(bundle, Changed(setting))
+        model = self.models[key]
         oracle = self._oracle(model, setting)
-        question = Question(
+        question = setting.question(
             model,
             self.prompt,
             rows=min(setting.rows, SAMPLES),
@@ -171,29 +179,11 @@ class Workload:
             guard=bool(self.choices) if setting.guard is None else setting.guard,
             max_new_tokens=oracle.max_new_tokens,
         )
-        poll = Poll(
-            question,
-            oracle,
-            self.canvas,
-            sigma=0.25,
-            seed=1,
-            progress=lambda _samples: None,
-            first_rows=setting.first_rows if model.light else None,
-        )
+        poll = Poll(question, oracle, self.canvas, sigma=0.25, seed=1, progress=lambda _samples: None)
         with ExitStack() as stack:
-            stack.enter_context(mock.patch.object(generation, "Lane", setting.lane))
             if not setting.noise_ahead:
                 stack.enter_context(mock.patch.object(NoiseAhead, "take", _take_now))
-            poll.count(Stream.SELECTION, SAMPLES)
-
-    def _model(self, setting: Setting) -> VisionLanguageModel:
-        key = (setting.threads, setting.options, setting.graphs, setting.lanes, setting.shares_prefix)
-        if key not in self.models:
-            bundle, backend = Bundle.load(self.root / setting.graphs), Changed(setting)
-            with mock.patch.object(vlm, "LIGHT", vlm.LIGHT if setting.lanes is None else 0):
-                model = self.models[key] = VisionLanguageModel(bundle, backend)
-            model.decoder_graph = model.decoder_graph._replace(shares_prefix=setting.shares_prefix)
-        return self.models[key]
+            poll.count(Stream.CERTIFICATION, SAMPLES)
 
     def _oracle(self, model: VisionLanguageModel, setting: Setting) -> Oracle:
         if self.choices is None:
@@ -208,10 +198,9 @@ class Changed(OnnxRuntimeBackend):
     def __init__(self, setting: Setting) -> None:
         super().__init__("cpu", setting.threads)
         self._change = setting.options
-        self.lanes = setting.lanes or self.lanes
 
-    def _session_options(self, weights: Path, threads: int) -> Options:
-        options = super()._session_options(weights, threads)
+    def _session_options(self, weights: Path) -> Options:
+        options = super()._session_options(weights)
         if self._change is not None:
             self._change(options)
         return options

@@ -27,7 +27,6 @@ from edgers.noise_ahead import NoiseAhead
 from edgers.poll import Poll
 from edgers_engines.engine import Engine
 from edgers_engines.kv_cache import KVCache
-from edgers_engines.lane import Lane
 from edgers_engines.noise import Stream, to_lattice
 from edgers_engines.onnxruntime import OnnxRuntimeEngine
 from edgers_engines.prompt import PromptEncoder
@@ -42,7 +41,7 @@ PARTS: dict[str, tuple[type, str]] = {
     "set up the question": (Question, "__init__"),
     "wait for noise": (NoiseAhead, "take"),
     "encode, copy features": (Question, "_encode"),
-    "choose tokens": (Lane, "_advance"),
+    "choose tokens": (Question, "_advance"),
     "drop finished rows": (KVCache, "keep"),
     "make the mask, bind": (VisionLanguageModel, "decode"),
     "check arrays": (Engine, "run"),

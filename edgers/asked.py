@@ -25,9 +25,6 @@ from edgers_engines.image import CameraImage, prepare
 from edgers_engines.noise import to_lattice
 from edgers_engines.vlm import Question, VisionLanguageModel
 
-# Of a light model's selection: it waits for the noise of its very first batch.
-FIRST_ROWS = 4
-
 Counted = TypeVar("Counted")
 Begun = TypeVar("Begun")
 
@@ -114,15 +111,7 @@ def ask(
             max_new_tokens=judge.max_new_tokens,
             cautious=True,
         )
-        begun = Poll(
-            question,
-            judge,
-            canvas,
-            sigma=sigma,
-            seed=int(seed, 16),
-            progress=report,
-            first_rows=FIRST_ROWS if model.light else None,
-        )
+        begun = Poll(question, judge, canvas, sigma=sigma, seed=int(seed, 16), progress=report)
         # With larger chunks that were tried before, where memory ran out.
         seconds["set up"] = time.perf_counter() - prepared
         return question, begun

@@ -35,8 +35,6 @@ class Poll:
         sigma: noise, in the canvas' unit.
         seed: 128-bit key of the noise.
         progress: called with the number of samples done since the last call.
-        first_rows: samples in the selection's first batch, whose noise nobody draws ahead; as many as in any
-            other unless given.
     """
 
     def __init__(
@@ -48,7 +46,6 @@ class Poll:
         sigma: float,
         seed: int,
         progress: Progress,
-        first_rows: int | None = None,
     ) -> None:
         self._question, self._progress = question, progress
         self._freezing: Freezing | None = None  # until a selection has frozen it
@@ -56,7 +53,6 @@ class Poll:
             self._freezing = oracle
         else:
             self._oracle = oracle
-        self._first_rows = min(first_rows or question.rows, question.rows)
         device = question.device
 
         # Not a method: a poll that its noise refers to would keep the question, and a GPU's memory with it,
@@ -172,12 +168,8 @@ class Poll:
         )
 
     def _chunks(self, stream: Stream, samples: int, first: int = 0) -> Iterator[Chunk]:
-        done = 0
-        while done < samples:
-            begins = stream is Stream.SELECTION and first + done == 0
-            rows = self._first_rows if begins else self._question.rows
-            yield Chunk(stream, first + done, min(rows, samples - done))
-            done += rows
+        for done in range(0, samples, self._question.rows):
+            yield Chunk(stream, first + done, min(self._question.rows, samples - done))
 
     def _chunks_ahead(
         self, stream: Stream, samples: int, first: int, then: Next | None

@@ -36,8 +36,7 @@ class Query(Record, frozen=True, kw_only=True):
         first_token_ms: from its begin until the first token of its first batch was chosen.
         samples: that were answered.
         decode_steps: passes of the decoder after the prefill.
-        stages_ms: time of each stage; what runs in several lanes at once is their mean. "noise" is the time
-            that the model waited for it.
+        stages_ms: time of each stage. "noise" is the time that the model waited for it.
         certified: whether its certificate certified, in the scenario certify.
         radius: what it certified.
         stopped_because: why no more samples were drawn, in the scenario certify.

@@ -115,22 +115,19 @@ class Backend(ABC):
         device: where arrays lie that its engines need not move.
         grows: whether its engines take the memory that they compute in while they run, as much as a batch
             needs, and not when they are loaded.
-        lanes: how many threads may run an engine at once with profit, if it was loaded for so many.
     """
 
     device: Device
     grows = True
-    lanes = 1
 
     @abstractmethod
-    def load(self, content: bytes, graph: Graph, weights: Weights, *, lanes: int = 1) -> Engine:
+    def load(self, content: bytes, graph: Graph, weights: Weights) -> Engine:
         """Load one graph.
 
         Args:
             content: the ONNX file's verified bytes.
             graph: its record in the manifest.
             weights: what the graph reads; they may vanish after the call.
-            lanes: how many threads will run it at once; each run has its share of the computing threads.
 
         Raises:
             BackendError: the library refuses the graph, or would run part of it on another device.

@@ -1,29 +1,46 @@
-"""Generation: prompts of one length, answered together in memory that is allocated once.
+"""Generation: greedy decoding of many rows in lockstep, each of which is a function of itself alone.
 
-The tokens before the image are the same for all rows: their keys and values are computed once. The rows are
-shared out to lanes, as many as the backend runs at once.
+All rows of a batch are equally long, so there is no padding. The tokens before the image are the same for
+all rows: their keys and values are computed once. Rows that are finished leave the batch.
 """
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from edgers_engines import memory
+from edgers_engines.device import Buffer
 from edgers_engines.errors import InputError
 from edgers_engines.graph_record import held_as
 from edgers_engines.kv_cache import KVCache
-from edgers_engines.lane import Constraint, Decoding, Lane, Memory, Row, Status, at_once, shares
 
 if TYPE_CHECKING:
     from edgers_engines.vlm import VisionLanguageModel
 
 MAX_ROWS = 4096
+
+
+class Constraint(Protocol):
+    """Which answers are allowed; the choices of edgers.oracle implement it."""
+
+    def allowed(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """Token ids that may follow `tokens`; none when the answer is already determined."""
+
+
+class Status(Enum):
+    """How an answer came to its end."""
+
+    COMPLETE = "complete"
+    UNDECIDED = "undecided"  # a token led by less than rounding can explain
+    FAILED = "failed"  # a logit was NaN or infinite
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +60,9 @@ class Answer:
 class Generation:
     """Prompts of one length, ready to be answered. All memory is allocated here, once.
 
-    Whoever inherits from it writes the embeddings of what stands between prefix and answer into the memory's
-    block, [rows, start + block, hidden], from position `_start` on, and calls `_share_prefix` once. Before
-    `_start` stands the prefix where the decoder's rows cannot share it, otherwise nothing.
+    Whoever inherits from it writes the embeddings of what stands between prefix and answer into `_block`,
+    [rows, start + block, hidden], from position `_start` on, and calls `_share_prefix` once. Before `_start`
+    stands the prefix where the decoder's rows cannot share it, otherwise nothing.
 
     Args:
         model: the loaded model.
@@ -57,9 +74,8 @@ class Generation:
         cautious: refuse more rows than are predicted to fit, for a caller that can do with fewer.
 
     Attributes:
-        model: as given, like `rows` and `max_new_tokens`.
-        seconds: of each stage; where lanes ran at once, their mean.
-        decode_steps: passes of the decoder after a prefill; where lanes ran at once, the most of one.
+        seconds: of each stage.
+        decode_steps: passes of the decoder after a prefill.
         first_token_at: when the first batch had its first token, on the clock of time.perf_counter; None
             before. Who measures one batch after another sets it back.
 
@@ -83,88 +99,134 @@ class Generation:
             raise InputError(f"the batch size is {rows}; it must lie between 1 and {model.max_rows}")
         manifest = model.bundle.manifest
         dimensions = manifest.dimensions
-        prefix = len(model.shared_prefix)
-        self._start = len(model.prompts.prefix) - prefix
+        self._prefix_length = len(model.shared_prefix)
+        self._start = len(model.prompts.prefix) - self._prefix_length
         block += self._start
         limit = manifest.decoding.max_new_tokens if max_new_tokens is None else max_new_tokens
         if limit < 1:
             raise InputError(f"max_new_tokens is {limit}; it must be at least 1")
+        self.max_new_tokens = limit
         # The last new token is chosen but never fed back, so it needs no position.
-        length = prefix + block + limit - 1
-        if length > dimensions.max_length:
+        self._length = self._prefix_length + block + self.max_new_tokens - 1
+        if self._length > dimensions.max_length:
             raise InputError(
-                f"the prompt needs {prefix + block} positions and the answer up to {limit}; the model has "
-                f"{dimensions.max_length}: shorten the prompt"
+                f"the prompt needs {self._prefix_length + block} positions and the answer up to "
+                f"{self.max_new_tokens}; the model has {dimensions.max_length}: shorten the prompt"
             )
-        length += -length % model.backend.device.alignment
-        length = model.decoder.fitting("max_len", length)
-        memory.check(model.backend.device, manifest, rows, length)
+        self._length += -self._length % model.backend.device.alignment
+        self._length = model.decoder.fitting("max_len", self._length)
+        memory.check(model.backend.device, manifest, rows, self._length)
         if cautious:
-            model.workspace.check(rows, block, length)
-        self.rows, self.max_new_tokens = rows, limit
+            model.workspace.check(rows, block, self._length)
+        self.rows = rows
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.decode_steps = 0
         self.first_token_at: float | None = None
-        self.model = model
-        self._decoding = Decoding(
-            prefix=prefix,
-            length=length,
-            tolerance=manifest.decoding.margin_tolerance if guard else None,
-            end_tokens=manifest.decoding.end_tokens,
-            max_new_tokens=limit,
-            constraint=constraint,
-        )
-        self.device = device = model.backend.device
-        dtype, hidden = held_as(manifest.activations), dimensions.hidden
-        self._memory = Memory(
-            block=device.empty((rows, block, hidden), dtype),
-            token=device.empty((rows, 1, hidden), dtype),
-            logits=device.empty((rows, dimensions.vocabulary), np.float32),
-            cache=KVCache(device, dimensions, rows, length, manifest.activations),
-        )
+        self._model, self._constraint = model, constraint
+        self._tolerance = manifest.decoding.margin_tolerance if guard else None
+        self._end = manifest.decoding.end_tokens
+        dtype, device = held_as(manifest.activations), model.backend.device
+        self.device = device
+        self._block = device.empty((rows, block, dimensions.hidden), dtype)
         if self._start:
-            before = model.embeddings(model.prompts.prefix)
-            device.paste(np.broadcast_to(before, (rows, *before.shape)), self._memory.block, 0)
+            prefix = model.embeddings(model.prompts.prefix)
+            device.paste(np.broadcast_to(prefix, (rows, *prefix.shape)), self._block, 0)
+        self._token = device.empty((rows, 1, dimensions.hidden), dtype)
+        self._logits = device.empty((rows, dimensions.vocabulary), np.float32)
+        self._cache = KVCache(device, dimensions, rows, self._length, manifest.activations)
 
-    def _answers(self, count: int, begin: Callable[[Lane], None] = lambda _lane: None) -> list[Answer]:
-        """Answer the first `count` rows of the block.
-
-        Args:
-            count: at least one.
-            begin: called by each lane before it answers, to write its rows of the block.
-        """
-        places = shares(count, self.model.lanes)
-        lanes = [Lane(self.model, self._decoding, self._memory.of(place), place) for place in places]
-
-        def answer(lane: Lane) -> None:
-            begin(lane)
-            lane.answer()
-
+    def _answers(self, count: int) -> list[Answer]:
+        """Answer the first `count` rows of the block."""
+        rows = [_Row(slot) for slot in range(count)]
         try:
-            at_once([partial(answer, lane) for lane in lanes])
+            self._generate(rows)
         finally:
-            if not all(lane.sound for lane in lanes):
-                # Or its NaNs would reach the next batch.
-                self._memory.cache.fill(0, self._decoding.prefix)
-            self._measure(lanes)
-        self.model.workspace.ran(count, self._memory.block.shape[1], self._decoding.length)
-        return [self._answer(row) for lane in lanes for row in lane.rows]
+            if any(row.status in (Status.FAILED, None) for row in rows):
+                self._cache.fill(0, self._prefix_length)  # or its NaNs would reach the next batch
+        self._model.workspace.ran(count, self._block.shape[1], self._length)
+        return [self._answer(row) for row in rows]
 
-    def _measure(self, lanes: list[Lane]) -> None:
-        for lane in lanes:
-            for stage, seconds in lane.seconds.items():
-                self.seconds[stage] += seconds / len(lanes)
-        self.decode_steps += max(lane.steps for lane in lanes)
-        if self.first_token_at is None:
-            self.first_token_at = min((lane.began for lane in lanes if lane.began), default=None)
+    def _generate(self, rows: list[_Row]) -> None:
+        # With its first token, for which a GPU is waited for: a pass of the decoder may only have been begun.
+        with self._timed("prefill"):
+            logits = self._decode(self._block[: len(rows)], self._prefix_length)
+            active = self._advance(rows, logits)
+        self.first_token_at = self.first_token_at or time.perf_counter()
+        with self._timed("decode"):
+            position = self._prefix_length + self._block.shape[1]
+            while active:
+                self._drop_finished(active, logits, position)
+                logits = self._step([row.tokens[-1] for row in active], position)
+                position += 1
+                self.decode_steps += 1
+                active = self._advance(active, logits)
 
-    def _answer(self, row: Row) -> Answer:
+    def _decode(self, embeddings: Buffer, position: int) -> Buffer:
+        logits = self._logits[: len(embeddings)]
+        self._model.decode(embeddings, position, self._length, self._cache, logits)
+        return logits
+
+    def _step(self, tokens: list[int], position: int) -> Buffer:
+        embeddings = self._token[: len(tokens)]
+        self._model.embed.run({"input_ids": np.array(tokens, np.int64)[:, None]}, {"embeddings": embeddings})
+        return self._decode(embeddings, position)
+
+    def _advance(self, rows: list[_Row], logits: Buffer) -> list[_Row]:
+        """Choose the next token of every row; return the rows that go on."""
+        constraint = self._constraint
+        allowed = None if constraint is None else [constraint.allowed(tuple(row.tokens)) for row in rows]
+        top = self.device.top(logits, allowed)
+        for row, token, margin, sound in zip(
+            rows, top.token.tolist(), top.lead.tolist(), top.finite.tolist(), strict=True
+        ):
+            if not sound:
+                row.status = Status.FAILED
+                continue
+            row.margin = min(row.margin, margin)
+            if self._tolerance is not None and margin <= self._tolerance:
+                row.status = Status.UNDECIDED
+            elif token in self._end:
+                row.status = Status.COMPLETE
+            else:
+                row.tokens.append(token)
+                if len(row.tokens) == self.max_new_tokens or self._determined(row):
+                    row.status = Status.COMPLETE
+        return [row for row in rows if row.status is None]
+
+    def _determined(self, row: _Row) -> bool:
+        return self._constraint is not None and not self._constraint.allowed(tuple(row.tokens))
+
+    def _drop_finished(self, active: list[_Row], logits: Buffer, position: int) -> None:
+        """Move the active rows to the front of the cache, where the next, smaller batch is."""
+        if len(active) < len(logits):
+            self._cache.keep([row.slot for row in active], self._prefix_length, position)
+            for slot, row in enumerate(active):
+                row.slot = slot
+
+    def _answer(self, row: _Row) -> Answer:
         tokens = tuple(row.tokens)
-        return Answer(tokens, self.model.prompts.decode(tokens), row.status or Status.FAILED, row.margin)
+        return Answer(tokens, self._model.prompts.decode(tokens), row.status or Status.FAILED, row.margin)
 
     def _share_prefix(self) -> None:
-        prefix, memory = self.model.shared_prefix, self._memory
-        if prefix:
-            embeddings = self.model.embeddings(prefix)[None]
-            self.model.decode(embeddings, 0, self._decoding.length, memory.cache, memory.logits[:1])
-            memory.cache.share(len(prefix))
+        if self._prefix_length == 0:
+            return
+        self._decode(self._model.embeddings(self._model.shared_prefix)[None], 0)
+        self._cache.share(self._prefix_length)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+
+@dataclass(slots=True)
+class _Row:
+    """An answer being written: `slot` is its row in the cache."""
+
+    slot: int
+    tokens: list[int] = field(default_factory=list)
+    status: Status | None = None
+    margin: float = float("inf")

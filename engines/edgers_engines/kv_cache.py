@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 from edgers_engines.bfloat16 import bits
@@ -29,13 +28,6 @@ class KVCache:
             for kind in ("key", "value")
         }
         self.fill(0)
-
-    def of(self, rows: slice) -> KVCache:
-        """The same memory, of some rows alone."""
-        part = copy.copy(self)
-        part._arrays = {name: array[rows] for name, array in self._arrays.items()}
-        part._rows = len(range(*rows.indices(self._rows)))
-        return part
 
     def inputs(self, rows: int) -> dict[str, Buffer]:
         """The decoder's `past.*` inputs for the first `rows` sequences."""

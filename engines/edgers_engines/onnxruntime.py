@@ -78,19 +78,15 @@ class OnnxRuntimeBackend(Backend):
                 "uninstall onnxruntime, install edgers[gpu], look at `edgers doctor`; or use --device cpu"
             )
         self.device, self._options = _open(ordinal)
-        # Two halves of a batch with half the threads each wait less for each other than all threads do after
-        # every operator. A GPU runs one thing after the other.
-        self.lanes = 2 if ordinal is None and self._threads % 2 == 0 else 1
 
-    def load(self, content: bytes, graph: Graph, weights: Weights, *, lanes: int = 1) -> Engine:
+    def load(self, content: bytes, graph: Graph, weights: Weights) -> Engine:
         """Load one graph; see `Backend.load`."""
         if self._provider == "CPUExecutionProvider" and "bfloat16" in _dtypes(graph).values():
             try:
                 content = through_float32(content)
             except ValueError as error:
                 raise BackendError(f"{graph.file} cannot be computed on {self._name}: {error}") from None
-        threads = self._threads // lanes
-        return OnnxRuntimeEngine(self._session(content, graph.file, weights.folder, threads), graph)
+        return OnnxRuntimeEngine(self._session(content, graph.file, weights.folder), graph)
 
     def decoder(self, graphs: Graphs) -> DecoderGraph:
         """On CUDA the one for CUDA, where the bundle has it."""
@@ -112,9 +108,9 @@ class OnnxRuntimeBackend(Backend):
         """Threads of each session's pool."""
         return self._threads
 
-    def _session_options(self, weights: Path, threads: int) -> ort.SessionOptions:
+    def _session_options(self, weights: Path) -> ort.SessionOptions:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         # An arena keeps all it ever held: after a batch that was too large, a smaller one would find nothing.
         options.enable_cpu_mem_arena = False
@@ -130,8 +126,8 @@ class OnnxRuntimeBackend(Backend):
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         return options
 
-    def _session(self, content: bytes, name: str, weights: Path, threads: int) -> ort.InferenceSession:
-        options = self._session_options(weights, threads)
+    def _session(self, content: bytes, name: str, weights: Path) -> ort.InferenceSession:
+        options = self._session_options(weights)
         try:
             session = ort.InferenceSession(content, options, providers=[(self._provider, self._options)])
         except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no base class but Exception

@@ -70,7 +70,7 @@ class TensorRTBackend(Backend):
         self._runtime = self._library.Runtime(self._log)
         self._scratch = _Scratch(self.device)
 
-    def load(self, content: bytes, graph: Graph, weights: Weights, *, lanes: int = 1) -> Engine:  # noqa: ARG002
+    def load(self, content: bytes, graph: Graph, weights: Weights) -> Engine:
         """Load the plan that was built of a graph; see `Backend.load`."""
         plan = self._find(source_of(content, graph, weights), self.target)
         machine_code = read_plan(plan)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgers_engines.errors import InputError
-from edgers_engines.generation import Answer, Generation
-from edgers_engines.lane import Constraint
+from edgers_engines.generation import Answer, Constraint, Generation
 from edgers_engines.vlm import VisionLanguageModel
 
 
@@ -50,7 +49,7 @@ class TextQuestion(Generation):
             max_new_tokens=max_new_tokens,
         )
         embeddings = np.stack([model.embeddings(prompt) for prompt in prompts])
-        self.device.paste(embeddings, self._memory.block, self._start)
+        self.device.paste(embeddings, self._block, self._start)
         self._share_prefix()
 
     def answers(self) -> list[Answer]:

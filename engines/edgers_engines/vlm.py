@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 from msgspec.structs import replace
@@ -15,10 +14,9 @@ from edgers_engines.decoder_graph import DecoderGraph
 from edgers_engines.device import Array, Buffer
 from edgers_engines.engine import Backend, EngineRecord, open_backend
 from edgers_engines.errors import InputError
-from edgers_engines.generation import MAX_ROWS, Answer, Generation
+from edgers_engines.generation import MAX_ROWS, Answer, Constraint, Generation, Status
 from edgers_engines.graph_record import held_as
 from edgers_engines.kv_cache import KVCache
-from edgers_engines.lane import Constraint, Lane, Status
 from edgers_engines.oracle_record import Classifier, Clusters
 from edgers_engines.prompt import PromptEncoder
 from edgers_engines.text_classifier import TextClassifier
@@ -28,10 +26,6 @@ from edgers_engines.workspace import Workspace
 __all__ = ["MAX_ROWS", "Answer", "Constraint", "Question", "Status", "VisionLanguageModel"]
 
 
-# Bytes of weights. In a smaller model, choosing tokens and drawing noise take about as long as the graphs do.
-LIGHT = 32 << 20
-
-
 class VisionLanguageModel:
     """A bundle's graphs, loaded on one backend.
 
@@ -39,11 +33,6 @@ class VisionLanguageModel:
         bundle: verified bundle.
         backend: where to run; ONNX Runtime on the CPU with all cores unless given.
         decoder: which of the bundle's decoder graphs; the backend's choice unless given.
-
-    Attributes:
-        light: whether it is so small that what its graphs do not do matters to the time it takes.
-        lanes: parts of a batch that are answered at once, each with its share of the backend's threads; one
-            in a light model, where one lane waits for the other: Python does one thing at a time.
 
     Raises:
         BackendError: a graph cannot be loaded there, or gives other numbers than the bundle's self-test has.
@@ -59,11 +48,9 @@ class VisionLanguageModel:
         graphs = bundle.manifest.graphs
         self.decoder_graph = decoder or self.backend.decoder(graphs)
         self.prompts = PromptEncoder(bundle)
-        self.light = sum(file.size for file in bundle.manifest.files) < LIGHT
-        self.lanes = 1 if self.light else self.backend.lanes
         with bundle.weights() as weights:
             self.vision, self.embed, self.decoder = (
-                self.backend.load(bundle.read(graph.file), graph, weights, lanes=self.lanes)
+                self.backend.load(bundle.read(graph.file), graph, weights)
                 for graph in (graphs.vision, graphs.embed, self.decoder_graph.graph)
             )
         self.workspace = Workspace(self)
@@ -191,7 +178,7 @@ class Question(Generation):
         shape = (rows, dimensions.image_tokens, dimensions.hidden)
         self._features = self.device.empty(shape, held_as(model.bundle.manifest.activations))
         after = np.broadcast_to(model.embeddings(suffix), (rows, len(suffix), dimensions.hidden))
-        self.device.paste(after, self._memory.block, self._start + dimensions.image_tokens)
+        self.device.paste(after, self._block, self._start + dimensions.image_tokens)
         self._share_prefix()
 
     def answers(self, canvases: Buffer) -> list[Answer]:
@@ -211,10 +198,11 @@ class Question(Generation):
         count = len(canvases)
         if not 1 <= count <= self.rows:
             raise InputError(f"a batch holds between 1 and {self.rows} canvases; got {count}")
-        return self._answers(count, partial(self._encode, canvases))
+        self._encode(canvases)
+        return self._answers(count)
 
-    def _encode(self, canvases: Buffer, lane: Lane) -> None:
-        with lane.timed("encode"):
-            features = self._features[lane.place]
-            self.model.vision.run({"canvas": canvases[lane.place]}, {"features": features})
-            self.device.paste(features, lane.memory.block, self._start)
+    def _encode(self, canvases: Buffer) -> None:
+        with self._timed("encode"):
+            features = self._features[: len(canvases)]
+            self._model.vision.run({"canvas": canvases}, {"features": features})
+            self.device.paste(features, self._block[: len(canvases)], self._start)

@@ -228,7 +228,7 @@ cli.main()
 """
 
 
-def pressed(*args, batch=4, presses=1):
+def pressed(*args, batch=3, presses=1):
     script = PRESSES.replace("{batch}", str(batch)).replace("{presses}", str(presses))
     base = [sys.executable, "-c", script, "certify", *args, *QUESTION, "--sigma", demo.SIGMA]
     return subprocess.run(

@@ -135,11 +135,9 @@ def asked(demo_bundle):
     """Make a poll of a question: eight grey pixels, so that noise is quick to draw."""
     rules = next(oracle for oracle in demo_bundle.manifest.oracles if "left" in str(oracle.rules))
 
-    def make(question, sigma=0.25, **options):
+    def make(question, sigma=0.25):
         canvas = np.full((3, 4, 4), 0.5)
-        return Poll(
-            question, Rules(rules), canvas, sigma=sigma, seed=7, progress=lambda _rows: None, **options
-        )
+        return Poll(question, Rules(rules), canvas, sigma=sigma, seed=7, progress=lambda _rows: None)
 
     return make
 
@@ -214,20 +212,6 @@ class TestPoll:
             (CERTIFICATION, 4, 4),
             (CERTIFICATION, 8, 1),
         ]
-
-    @pytest.mark.parametrize(
-        ("first_rows", "chunks"),
-        [
-            (2, [(SELECTION, 0, 2), (SELECTION, 2, 5), (SELECTION, 7, 1)]),
-            (5, [(SELECTION, 0, 5), (SELECTION, 5, 3)]),
-            (9, [(SELECTION, 0, 5), (SELECTION, 5, 3)]),
-        ],
-    )
-    def test_the_selections_first_batch_may_be_small_and_no_other(self, asked, drawn, first_rows, chunks):
-        small, plain = asked(Parity(5), first_rows=first_rows), asked(Parity(5))
-        counted = [small.count(SELECTION, 8, (CERTIFICATION, 9)), small.count(CERTIFICATION, 9)]
-        assert drawn == [*chunks, (CERTIFICATION, 0, 5), (CERTIFICATION, 5, 4)]
-        assert counted == [plain.count(SELECTION, 8), plain.count(CERTIFICATION, 9)]
 
     def test_the_noise_of_the_next_count_is_drawn_while_the_last_selection_is_answered(self, asked, drawn):
         class Patient(Parity):

@@ -121,5 +121,5 @@ def test_the_prompt_that_is_timed_is_the_one_that_is_asked(demo_model, demo_bund
     time_stages(demo_model, sizes)
     question = Question(demo_model, demo.PROMPT, rows=2, guard=False, max_new_tokens=2)
     text = sizes.new - demo_bundle.manifest.dimensions.image_tokens
-    assert (blocks[0][:, -text:] == question._memory.block[:, -text:]).all()
+    assert (blocks[0][:, -text:] == question._block[:, -text:]).all()
     assert abs(blocks[0][0, :-text] - blocks[0][1, :-text]).max() > 0.01, "two noisy canvases"

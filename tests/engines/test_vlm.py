@@ -172,7 +172,7 @@ class TestBatches:
         self, ask, canvases, constraint, expected, demo_model
     ):
         question = ask(constraint=constraint)
-        for array in question._memory.cache.inputs(ROWS).values():
+        for array in question._cache.inputs(ROWS).values():
             array[:, :, len(demo_model.prompts.prefix) :] = 1e4
         assert said(question.answers(canvases)) == said(expected)
 
@@ -213,7 +213,7 @@ class TestFailures:
     ):
         """Out of memory is answered by asking again with fewer rows: those rows are not to fail for it."""
         question = ask()
-        decoder = question.model.decoder
+        decoder = question._model.decoder
         run, runs = decoder.run, []
 
         def breaking(inputs, outputs):
@@ -469,9 +469,8 @@ class TestMemory:
     @staticmethod
     def arrays(question):
         """Every array that a question holds."""
-        memory = question._memory
-        own = [question._features, memory.block, memory.token, memory.logits]
-        return own + list(question._memory.cache.inputs(question.rows).values())
+        own = [value for value in vars(question).values() if isinstance(value, np.ndarray)]
+        return own + list(question._cache.inputs(question.rows).values())
 
     def test_it_grows_with_the_rows(self, ask):
         sizes = [sum(a.nbytes for a in self.arrays(ask(rows))) for rows in (1, 2, 8)]

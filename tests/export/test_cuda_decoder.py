@@ -7,7 +7,6 @@ CUDA has no kernel.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import hashlib
 import io
 import json
@@ -113,8 +112,8 @@ class TestNumbers:
         answers = []
         for model in models:
             question = Question(model, PROMPT, rows=ROWS, guard=False, max_new_tokens=STEPS)
-            question._decoding = dataclasses.replace(question._decoding, end_tokens=(end,))
-            for array in question._memory.cache.inputs(ROWS).values():
+            question._end = (end,)
+            for array in question._cache.inputs(ROWS).values():
                 array[:, :, len(model.shared_prefix) :] = POISON
             several = question.answers(case.canvases)
             alone = [answer for canvas in case.canvases for answer in question.answers(canvas[None])]
@@ -139,13 +138,13 @@ class TestNumbers:
         found = []
         for model in models:
             question = Question(model, PROMPT, rows=1, guard=False)
-            question._memory.cache.fill(POISON)
+            question._cache.fill(POISON)
             logits = np.empty((1, model.bundle.manifest.dimensions.vocabulary), np.float32)
             for first, last in ((0, 5), (5, 9), (9, 10), (10, 12)):
                 piece = np.ascontiguousarray(hidden[:, first:last])
-                model.decode(piece, first, question._decoding.length, question._memory.cache, logits)
+                model.decode(piece, first, question._length, question._cache, logits)
             found.append(logits)
-        assert length <= question._decoding.length
+        assert length <= question._length
         assert np.abs(found[0] - found[1]).max() < 1e-3
         assert (models[0].shared_prefix, models[1].shared_prefix) == (models[0].prompts.prefix, ())
 

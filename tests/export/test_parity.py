@@ -33,7 +33,7 @@ def test_all_greedy_tokens_equal_generate_from_a_poisoned_cache(case, want):
 
 def test_the_runtime_says_what_generate_says_until_the_end_token(case, want):
     question = Question(case.runtime, PROMPT, rows=ROWS, guard=False, max_new_tokens=STEPS)
-    for array in question._memory.cache.inputs(ROWS).values():
+    for array in question._cache.inputs(ROWS).values():
         array[:, :, len(case.runtime.prompts.prefix) :] = POISON
     answers = question.answers(case.canvases)
     end = case.bundle.manifest.decoding.end_tokens[0]
