@@ -71,11 +71,12 @@ class Quantile:
         return int(np.count_nonzero(~np.isnan(self.values)))
 
     def of(self, counts: Floats) -> Floats:
-        """The least value up to which enough is counted."""
+        """The least value up to which enough is counted; NaN where nothing is."""
         order = np.argsort(self.values)[: self.counted]  # NaN is last
         reached = np.cumsum(counts[:, order], axis=1)
         rank = np.ceil(np.round(reached[:, -1:] * (self.q / 100), 9))
-        return np.asarray(self.values[order][np.argmax(reached >= rank, axis=1)])
+        found = self.values[order][np.argmax(reached >= rank, axis=1)]
+        return np.where(reached[:, -1] > 0, found, np.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +123,7 @@ def ratio_interval(
         resamples: how many are drawn.
 
     Returns:
-        Its ends; None where a resample has the figure 0 in one of them, so that it has no logarithm.
+        Its ends; None where a resample of one of them has no such figure, or 0, which has no logarithm.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         found = math.log(value(second) / value(first))

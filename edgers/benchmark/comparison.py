@@ -30,6 +30,8 @@ from edgers.benchmark.summary import summarise
 from edgers_engines.errors import InputError
 from edgers_engines.records import Record
 
+DECIDES = 100  # queries; of fewer, correlated ones the interval misses too often to fail anybody by it
+
 _ONCE = "one number a run"
 
 
@@ -105,7 +107,8 @@ class Comparison(Record, frozen=True, kw_only=True):
 
         The rule: the lower end of the 95% interval of the slow-down is above 1 + tolerance. The slow-down is
         that of `deciding`: B / A of the median latency, A / B of the throughput. One of just the tolerance is
-        reported with a probability of about 2.5%, a larger one with more.
+        reported with a probability of about 2.5%, a larger one with more; of short runs whose latencies hang
+        together with several times as much, so it takes `DECIDES` queries.
 
         Args:
             tolerance: a share, such as .05.
@@ -116,6 +119,11 @@ class Comparison(Record, frozen=True, kw_only=True):
         figure = self.deciding
         if figure.slowdown is None:
             raise InputError(f"whether B is slower cannot be decided: {figure.name}: {figure.reason}")
+        if min(self.queries) < DECIDES:
+            raise InputError(
+                f"whether B is slower cannot be decided: {min(self.queries)} of the {DECIDES} queries that a "
+                "decision takes: measure longer"
+            )
         return figure.slowdown[0] > 1 + tolerance
 
 
@@ -163,7 +171,7 @@ def _compared(measure: Measure, first: Figure, second: Figure, paired: bool) -> 
     if counted < (needed := measure.needed_for_interval):
         return replace(found, reason=f"{counted} of the {needed} queries that an interval takes")
     interval = ratio_interval(first, second, paired=paired) if found.a and found.b else None
-    return replace(found, interval=interval, reason=None if interval else "it is 0 in some resamples")
+    return replace(found, interval=interval, reason=None if interval else "some resamples have none, or 0")
 
 
 def _single(a: Benchmark, b: Benchmark) -> Iterator[Compared]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 import msgspec
 
 from edgers.benchmark.record import Benchmark
+from edgers_engines.device_state import throttling_between
 from edgers_engines.errors import InputError
 from edgers_engines.records import Record
 
@@ -82,9 +83,8 @@ def remarks(a: Benchmark, b: Benchmark) -> tuple[str, ...]:
 def _of_one(name: str, benchmark: Benchmark) -> Iterator[str]:
     if not benchmark.warm_up.steady:
         yield f"{name} was not steady when its warm-up ended: {benchmark.warm_up.said}"
-    seen = {*(benchmark.before.throttling or ()), *(benchmark.after.throttling or ())}
-    if seen:
-        yield f"{name} was throttled: {', '.join(sorted(seen))}"
+    if seen := throttling_between(benchmark.before, benchmark.after):
+        yield f"{name} was throttled: {', '.join(seen)}"
 
 
 def _circumstances(benchmark: Benchmark) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ from edgers_engines.engine import EngineRecord
 from edgers_engines.errors import EdgersError
 from edgers_engines.fields import Count, NonNegative, Sha256
 from edgers_engines.files import read_regular
+from edgers_engines.noise import MAX_SIGMA
 from edgers_engines.records import Record, dump, parse
 
 MAX_BENCHMARK_BYTES = 64 << 20
@@ -42,8 +44,8 @@ class Query(Record, frozen=True, kw_only=True):
         stopped_because: why no more samples were drawn, in the scenario certify.
     """
 
-    start_ms: NonNegative
-    latency_ms: Annotated[float, Meta(gt=0)]
+    start_ms: Annotated[float, Meta(ge=0, le=1e12)]
+    latency_ms: Annotated[float, Meta(ge=1e-6, le=1e12)]  # a nanosecond to thirty years
     first_token_ms: NonNegative
     samples: Count
     decode_steps: Annotated[int, Meta(ge=0)]
@@ -74,8 +76,8 @@ class SettingsRecord(Record, frozen=True, kw_only=True):
     prompt: str
     choices: tuple[str, ...] | None
     oracle: str | None
-    sigma: float
-    alpha: float
+    sigma: Annotated[float, Meta(gt=0, le=MAX_SIGMA)]
+    alpha: Annotated[float, Meta(gt=0, lt=0.5)]
     samples: Count
     selection: Annotated[int, Meta(ge=0)]
     method: str
@@ -160,6 +162,11 @@ class Benchmark(Record, frozen=True, kw_only=True):
     energy: EnergyRecord
     before: DeviceState
     after: DeviceState
+
+    def __post_init__(self) -> None:
+        """Refuse a clock that went back: spans would be negative."""
+        if any(later.start_ms < earlier.start_ms for earlier, later in pairwise(self.queries)):
+            raise ValueError("the queries are not in the order in which they began")
 
     def to_json(self) -> bytes:
         """UTF-8 JSON, indented."""

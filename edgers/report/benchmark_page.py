@@ -13,6 +13,7 @@ from edgers.report.inline_svg import inline_svg
 from edgers.report.panels import panels
 from edgers.report.panels.panel import number
 from edgers.roofline import Roofline
+from edgers_engines.device_state import throttling_between
 from edgers_engines.errors import InputError, printable
 
 _NOTE = (
@@ -78,8 +79,7 @@ def warnings(benchmark: Benchmark) -> Iterator[str]:
     """What makes its figures worth less."""
     if not benchmark.warm_up.steady:
         yield f"Not steady when measuring began: {benchmark.warm_up.said}."
-    seen = sorted({*(benchmark.before.throttling or ()), *(benchmark.after.throttling or ())})
-    if seen:
+    if seen := throttling_between(benchmark.before, benchmark.after):
         yield f"The device was throttled: {', '.join(seen)}. Cooler, or with more power, it is faster."
     count = len(benchmark.queries)
     if count < queries_needed(99):

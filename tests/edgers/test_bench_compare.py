@@ -10,6 +10,7 @@ from rich.console import Console
 
 from edgers.benchmark.comparison import compare_benchmarks
 from edgers.benchmark.differences import EXPECTABLE
+from edgers.benchmark.record import Benchmark, BenchmarkError
 from edgers.benchmark.summary import summarise
 from edgers.cli.bench import command
 from edgers.cli.compare_benchmarks import SLOWER
@@ -173,7 +174,32 @@ def test_too_few_queries_give_a_value_but_no_interval_and_decide_nothing():
     assert "No interval for latency p50" in said(short)
     with pytest.raises(InputError, match="cannot be decided: latency p50: 19 of the 20 queries"):
         short.slower_than(0.05)
-    assert compare_benchmarks(run(1, count=20), run(2, count=20)).deciding.interval is not None
+    enough = compare_benchmarks(run(1, count=20), run(2, count=20))
+    assert enough.deciding.interval is not None
+    with pytest.raises(InputError, match="cannot be decided: 20 of the 100 queries that a decision takes"):
+        enough.slower_than(0.05)
+
+
+def test_a_median_of_certified_queries_that_came_together_has_no_interval_where_a_resample_has_none(before):
+    """Its least value would stand for them: a ratio of 1 had an interval from 0.004."""
+
+    def clustered(least):
+        queries = [
+            replace(query, certified=n < 25, latency_ms=100.0) for n, query in enumerate(before.queries)
+        ]
+        queries[0] = replace(queries[0], latency_ms=least)
+        return replace(before, queries=tuple(queries))
+
+    decision = figure(compare_benchmarks(clustered(100.0), clustered(1.0)), "time to certified decision p50")
+    assert (decision.ratio, decision.interval) == (1, None)
+    assert decision.reason == "some resamples have none, or 0"
+
+
+def test_throttling_that_was_only_counted_is_remarked(before):
+    states = [replace(before.before, throttle_counts={"over-current oc1": count}) for count in (2.0, 90.0)]
+    counted = replace(before, before=states[0], after=states[1])
+    (remark,) = compare_benchmarks(before, counted).remarks
+    assert remark == "B was throttled: over-current oc1: 88 events"
 
 
 def test_slower_means_that_the_whole_interval_is_above_the_tolerance(before, after):
@@ -254,3 +280,22 @@ def test_options_that_do_not_go_together_are_refused(files, tmp_path):
         call("--fail-if-slower", "5%")
     with pytest.raises(InputError, match="choose of bundle_digest"):
         call("--compare", *files, "--despite", "bundle")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda b: b["queries"].reverse(), "not in the order in which they began"),
+        (lambda b: b["queries"][0].update(latency_ms=5e-324), ">= 1e-06.*latency_ms"),
+        (lambda b: b["queries"][0].update(latency_ms=1e308), "<= 1000000000000.*latency_ms"),
+        (lambda b: b["settings"].update(alpha=5.0), "< 0.5.*alpha"),
+        (lambda b: b["settings"].update(sigma=0.0), "> 0.*sigma"),
+    ],
+    ids=["backwards", "no time", "longer than the world", "alpha", "sigma"],
+)
+def test_a_file_with_numbers_that_nothing_can_have_measured_is_refused(before, tmp_path, change, says):
+    tree = json.loads(before.to_json())
+    change(tree)
+    (tmp_path / "odd.json").write_text(json.dumps(tree))
+    with pytest.raises(BenchmarkError, match=says):
+        Benchmark.load(tmp_path / "odd.json")
