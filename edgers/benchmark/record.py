@@ -116,7 +116,7 @@ class WarmUpRecord(Record, frozen=True, kw_only=True):
     Attributes:
         queries: how many.
         seconds: how long.
-        steady: whether latencies had stopped falling when it ended.
+        steady: whether latencies had stopped falling, and did not rise, when it ended.
         said: how that was judged.
     """
 

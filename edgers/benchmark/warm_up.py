@@ -1,4 +1,4 @@
-"""Warming up: queries are asked and thrown away until they no longer get faster."""
+"""Warming up: queries are asked and thrown away until their time no longer changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgers.benchmark.record import Query, WarmUpRecord
 from edgers.benchmark.scenario import Scenario
 
 FEWEST, SHORTEST_MS = 5, 500.0  # queries and time of a window, whose median stands for it
-FALL = 0.02  # by which chance alone may make a window faster than the one before
+CHANGE = 0.02  # by which chance alone may move a window's median from that of the one before
 FIRST = 1 << 32  # their noise is none that is measured with, however long warming up took
 
 _WINDOW = f"{FEWEST} queries and {SHORTEST_MS / 1000:g} s at least"
@@ -34,16 +34,23 @@ class Windows:
 
     @property
     def steady(self) -> bool:
-        """Whether the newest window's median lies no more than `FALL` below that of the one before."""
-        return len(self.medians) > 1 and self.medians[-1] >= (1 - FALL) * self.medians[-2]
+        """Whether the newest window's median lies within `CHANGE` of that of the one before."""
+        if len(self.medians) < 2:
+            return False
+        before, newest = self.medians[-2:]
+        return abs(newest - before) <= CHANGE * before
 
     def said(self) -> str:
         """How that was judged."""
         if len(self.medians) < 2:
             return f"not known to be steady: there was no time for two windows of {_WINDOW}; warm up longer"
         before, newest = self.medians[-2:]
-        verdict = "steady" if self.steady else "not steady, warm up longer"
-        return f"{verdict}: the median went from {before:.4g} to {newest:.4g} ms between windows of {_WINDOW}"
+        medians = f"from {before:.4g} to {newest:.4g} ms between windows of {_WINDOW}"
+        if self.steady:
+            return f"steady: the median went {medians}"
+        if newest > before:
+            return f"not steady: queries get slower (the median went {medians})"
+        return f"not steady, warm up longer: the median went {medians}"
 
 
 def warm_up(scenario: Scenario, seconds: float) -> tuple[WarmUpRecord, list[Query]]:

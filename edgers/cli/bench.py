@@ -193,9 +193,9 @@ def command(
 ) -> int:
     """Measure a bundle on this device.
 
-    It warms up until queries no longer get faster, then measures. Ctrl-C ends it; what was measured by then
-    is kept, and the exit code is 130. The noise is the same in every run: what it certifies on the way is
-    worth nothing.
+    It warms up until queries neither get faster nor slower, then measures. Ctrl-C ends it; what was
+    measured by then is kept, and the exit code is 130. The noise is the same in every run: what it
+    certifies on the way is worth nothing.
     """
     if compared is not None:
         only_comparing(click.get_current_context())

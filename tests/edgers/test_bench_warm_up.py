@@ -1,6 +1,6 @@
-"""Warming up ends when windows of queries stop getting faster, or with the time, and keeps nothing."""
+"""Warming up ends when queries get neither faster nor slower, or with the time; it keeps nothing."""
 
-from edgers.benchmark.warm_up import FALL, FEWEST, FIRST, SHORTEST_MS, Windows, warm_up
+from edgers.benchmark.warm_up import CHANGE, FEWEST, FIRST, SHORTEST_MS, Windows, warm_up
 from tests.edgers.benchmarks import query
 
 LONG = SHORTEST_MS / FEWEST  # of queries that fill a window in the fewest
@@ -34,12 +34,14 @@ def test_a_window_has_so_many_queries_and_lasts_so_long():
     assert windows(*[LONG / 2] * 2 * FEWEST).medians == [LONG / 2]
 
 
-def test_it_is_steady_when_the_newest_window_is_not_much_faster_than_the_one_before():
-    slow, fell, rose = [2 * LONG] * FEWEST, [2 * LONG * (1 - 2 * FALL)] * FEWEST, [3 * LONG] * FEWEST
+def test_it_is_steady_when_the_newest_window_is_not_much_faster_or_slower_than_the_one_before():
+    slow, fell, rose = ([2 * LONG * (1 + change)] * FEWEST for change in (0, -2 * CHANGE, 2 * CHANGE))
     assert not windows(*slow).steady
     assert windows(*slow, *slow).steady
-    assert windows(*slow, *rose).steady
-    assert windows(*slow, *[2 * LONG * (1 - FALL / 2)] * FEWEST).steady
+    assert not windows(*slow, *rose).steady
+    assert windows(*slow, *rose, *rose).steady
+    for change in (-CHANGE / 2, CHANGE / 2):
+        assert windows(*slow, *[2 * LONG * (1 + change)] * FEWEST).steady
     assert not windows(*slow, *fell).steady
     assert windows(*slow, *fell, *fell).steady
 
@@ -66,6 +68,17 @@ def test_warming_up_that_is_cut_short_says_that_nobody_knows():
 def test_a_warm_up_that_still_falls_is_not_called_steady():
     still = windows(*[2 * LONG] * FEWEST, *[LONG] * FEWEST)
     assert still.said().startswith("not steady, warm up longer: the median went from 200 to 100 ms")
+
+
+def test_warming_up_goes_on_while_queries_get_slower():
+    scripted = Scripted([*[LONG] * FEWEST, *[2 * LONG] * 100])
+    record, queries = warm_up(scripted, 1000.0)
+    assert (record.steady, len(queries)) == (True, 3 * FEWEST)
+
+
+def test_a_warm_up_whose_queries_get_slower_says_so():
+    throttled = windows(*[LONG] * FEWEST, *[1.2 * LONG] * FEWEST)
+    assert throttled.said().startswith("not steady: queries get slower (the median went from 100 to 120 ms")
 
 
 def test_what_warms_up_has_other_noise_than_what_is_measured():
