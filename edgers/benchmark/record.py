@@ -11,7 +11,7 @@ from msgspec import Meta
 from edgers_engines.device_state import DeviceState
 from edgers_engines.energy import EnergyRecord
 from edgers_engines.engine import EngineRecord
-from edgers_engines.errors import EdgersError
+from edgers_engines.errors import InputError
 from edgers_engines.fields import Count, NonNegative, Sha256
 from edgers_engines.files import read_regular
 from edgers_engines.noise import MAX_SIGMA
@@ -19,14 +19,16 @@ from edgers_engines.records import Record, dump, parse
 
 MAX_BENCHMARK_BYTES = 64 << 20
 
+_MADE = " (`edgers bench --json FILE` makes one)"
+
 Scenario = Literal["single", "stream", "offline", "certify"]
 
 # In the order of a frame's way. A scenario has those that it times.
 STAGES = ("decode image", "prepare", "set up", "noise", "encode", "prefill", "decode", "oracle", "statistics")
 
 
-class BenchmarkError(EdgersError):
-    """A file that is not a benchmark."""
+class BenchmarkError(InputError):
+    """A file that is not a benchmark: wrong usage, so that exit code 1 is left for "slower"."""
 
 
 class Query(Record, frozen=True, kw_only=True):
@@ -182,6 +184,8 @@ class Benchmark(Record, frozen=True, kw_only=True):
         try:
             return parse(read_regular(Path(path), MAX_BENCHMARK_BYTES), cls)
         except OSError as error:
-            raise BenchmarkError(f"cannot read the benchmark {str(path)!r}: {error.strerror}") from None
+            raise BenchmarkError(
+                f"cannot read the benchmark {str(path)!r}: {error.strerror}{_MADE}"
+            ) from None
         except ValueError as error:
-            raise BenchmarkError(f"{path} is not a benchmark: {error}") from None
+            raise BenchmarkError(f"{path} is not a benchmark: {error}{_MADE}") from None

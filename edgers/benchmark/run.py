@@ -11,7 +11,7 @@ from edgers.benchmark.measure import Drive, in_turn, measure
 from edgers.benchmark.memory_use import MemoryUse
 from edgers.benchmark.record import Benchmark, SettingsRecord
 from edgers.benchmark.scenario import SEED, Asking, Certificates, Samples, Scenario
-from edgers.certify import DEFAULT_ALPHA, DEFAULT_SAMPLES, DEFAULT_SELECTION, Certifier
+from edgers.certify import DEFAULT_ALPHA, DEFAULT_SAMPLES, Certifier
 from edgers.poll import Progress
 from edgers.rule import Method
 from edgers_engines.bundle import Bundle
@@ -136,7 +136,7 @@ def _certifier(settings: Settings, bundle: Bundle, backend: Backend) -> Certifie
         sigma=settings.sigma,
         samples=DEFAULT_SAMPLES if settings.samples is None else settings.samples,
         alpha=DEFAULT_ALPHA if settings.alpha is None else settings.alpha,
-        selection=DEFAULT_SELECTION if settings.selection is None else settings.selection,
+        selection=settings.selection,
         method=settings.method or ("sequential" if sequential else "fixed"),
         target_radius=settings.target_radius,
         batch_size=settings.batch_size,

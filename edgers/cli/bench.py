@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -67,6 +68,8 @@ class Options:
         json_file = None if self.json_file == STDOUT else self.json_file
         given = (json_file, self.csv_file, self.plot, self.loadgen)
         targets = [target for target in given if target is not None]
+        if self.csv_file == STDOUT:
+            raise InputError("--csv writes a file; --json - is what goes to stdout")
         for target in targets:
             if targets.count(target) > 1:
                 raise InputError(f"two outputs are both {target}: give each its own name")
@@ -76,8 +79,12 @@ class Options:
 
             check_page()
         elif self.plot is not None:
-            from edgers.report.plot import check_plotting
+            from edgers.report.plot import FORMATS, check_plotting
 
+            if self.plot.suffix[1:].lower() not in FORMATS:
+                raise InputError(
+                    f"{self.plot} must end in {_PAGE}, {', '.join(f'.{name}' for name in FORMATS)}"
+                )
             check_plotting(self.plot)
 
     def settings(self) -> Settings:
@@ -133,7 +140,11 @@ class Options:
 )
 @partial(question_options, defaults=_DEMO)
 @click.option("--samples", type=int, help="Of a certificate (its n), or of the offline pool  [default: 100]")
-@click.option("--selection", type=int, help="With certify: samples that choose the class  [default: 16]")
+@click.option(
+    "--selection",
+    type=int,
+    help="With certify: samples that choose the class  [default: 16; 0 with a target]",
+)
 @click.option("--alpha", type=float, help="With certify: allowed error probability  [default: 0.001]")
 @click.option(
     "--method",
@@ -225,16 +236,18 @@ def command(
 def _deliver(benchmark: Benchmark, options: Options) -> None:
     from edgers.report.benchmark import benchmark_lines, queries_csv
 
-    # Shown first: should writing fail, the result is not lost.
-    out = stderr() if options.json_file == STDOUT else stdout()
-    for line in benchmark_lines(benchmark):
-        out.print(line)
-    if options.json_file == STDOUT:
-        print_json(benchmark)
-    elif options.json_file is not None:
-        write_new(options.json_file, benchmark.to_json())
-    if options.csv_file is not None:
-        write_new(options.csv_file, queries_csv(benchmark))
+    with (
+        ExitStack() as stack
+    ):  # each is done whatever becomes of the others: nothing that was measured is lost
+        if options.json_file == STDOUT:
+            stack.callback(print_json, benchmark)
+        elif options.json_file is not None:
+            stack.callback(lambda path: write_new(path, benchmark.to_json()), options.json_file)
+        if options.csv_file is not None:
+            stack.callback(lambda path: write_new(path, queries_csv(benchmark)), options.csv_file)
+        out = stderr() if options.json_file == STDOUT else stdout()
+        for line in benchmark_lines(benchmark):
+            out.print(line)
 
 
 def _drawn(benchmark: Benchmark, path: Path, roofline: Roofline | str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.resources import files
+from importlib.util import find_spec
 
 from edgers.benchmark.record import Benchmark
 from edgers.benchmark.summary import queries_needed, summarise
@@ -28,11 +29,8 @@ def check_page() -> None:
     Raises:
         InputError: matplotlib or Jinja2 is not installed.
     """
-    try:
-        import jinja2  # noqa: F401
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise InputError("pages need matplotlib and Jinja2: install edgers[plot]") from None
+    if not all(map(find_spec, ("matplotlib", "jinja2"))):  # not imported yet, see `check_plotting`
+        raise InputError("pages need matplotlib and Jinja2: install edgers[plot]")
 
 
 def benchmark_html(benchmark: Benchmark, roofline: Roofline | str = NOT_MEASURED) -> bytes:

@@ -622,7 +622,7 @@ def test_an_abstention_is_plotted_too(abstained, reserved, first_frame):
 
 
 def test_without_matplotlib_a_plot_is_refused_before_any_work(edgers, things, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     ended = edgers("certify", things / "frame.png", *QUESTION, *FEW, "--plot", things / "plot.png")
     refused(ended, 2, r"plots need matplotlib: install edgers\[plot\]")
 

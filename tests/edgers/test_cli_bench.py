@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -151,7 +153,7 @@ def test_a_stage_that_is_not_timed_is_an_empty_cell(bench, tmp_path):
         (("--sigma", "0"), "sigma is 0"),
         (("--sigma", "nan"), "sigma is nan"),
         (("--samples", "0"), "0"),
-        (("--selection", "0"), "selection is 0"),
+        (("--selection", "-1"), "selection is -1"),
         (("--alpha", "1"), "alpha"),
         (("--batch-size", "0"), "batch size is 0"),
         (("--batch-size", "0", "--scenario", "stream"), "batch size is 0"),
@@ -171,7 +173,7 @@ def test_a_stage_that_is_not_timed_is_an_empty_cell(bench, tmp_path):
         (("--scenario", "stream", "--alpha", "0.1"), "--alpha is not used"),
         (("--scenario", "offline", "--target-radius", "0.1"), "--target-radius is not used"),
         (("--scenario", "server"), "server"),
-        (("--plot", "b.bmp"), "must end in one of"),
+        (("--plot", "b.bmp"), "must end in .html, .png"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_one_line(bench, options, said, tmp_path, monkeypatch):
@@ -303,3 +305,81 @@ def test_throttling_at_either_end_is_seen():
     assert "none seen" in shown(replace(b, before=calm, after=calm))
     assert "seen: thermal" in shown(replace(b, before=hot, after=calm))
     assert "seen: thermal" in shown(replace(b, before=calm, after=hot))
+
+
+def test_what_is_written_is_there_though_nobody_reads_what_is_printed(bench, tmp_path, monkeypatch):
+    """A pipe that is closed, or a lost connection, after an hour of measuring."""
+
+    def closed(*_args, **_options):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(Console, "print", closed)
+    code, _, err = bench(*FEW, "--json", tmp_path / "b.json", "--csv", tmp_path / "b.csv")
+    assert code == 1, err
+    assert len(Benchmark.load(tmp_path / "b.json").queries) >= measure.AT_LEAST
+    assert (tmp_path / "b.csv").read_text().count("\n") > measure.AT_LEAST
+
+
+def test_a_file_that_cannot_be_written_does_not_cost_the_other(bench, tmp_path, monkeypatch):
+    from edgers.cli import bench as module
+
+    def full(path, content):
+        if path.suffix == ".csv":
+            raise OSError(28, "No space left on device")
+        path.write_bytes(content)
+
+    monkeypatch.setattr(module, "write_new", full)
+    code, out, err = bench(*FEW, "--json", tmp_path / "b.json", "--csv", tmp_path / "b.csv")
+    assert (code, out.startswith("certify: ")) == (1, True)
+    assert "No space left" in err
+    assert Benchmark.load(tmp_path / "b.json").queries
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--csv", "-"), "--csv writes a file; --json - is what goes to stdout"),
+        (("--plot", "a.gif"), "must end in .html, .png, .svg, .pdf"),
+        (("--plot", "a"), "must end in .html, .png, .svg, .pdf"),
+        (("--compare", "nosuch.json", "other.json"), "makes one"),
+    ],
+)
+def test_what_cannot_be_written_or_read_says_what_can(bench, options, says):
+    refused(bench(*options), says)
+
+
+@pytest.mark.parametrize(
+    ("file", "library"), [("p.html", "jinja2"), ("p.html", "matplotlib"), ("p.png", "matplotlib")]
+)
+def test_without_its_libraries_a_plot_is_refused_before_anything_is_measured(
+    bench, tmp_path, monkeypatch, file, library
+):
+    monkeypatch.setitem(sys.modules, library, None)
+    refused(bench(*SHORT, "--plot", tmp_path / file), "install edgers[plot]")
+
+
+def test_no_plotting_library_is_in_the_memory_that_is_measured():
+    script = (
+        "import sys; from pathlib import Path; from edgers.report.benchmark_page import check_page;"
+        "from edgers.report.plot import check_plotting; check_page(); check_plotting(Path('p.png'));"
+        "print({'matplotlib', 'jinja2'} & {*sys.modules})"
+    )
+    path = os.pathsep.join(filter(None, sys.path))
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert ended.stdout.strip() == "set()"
+
+
+def test_a_decision_draws_no_samples_that_only_select_unless_it_is_told_to(bench, tmp_path):
+    for options, selection in (
+        (("--target-radius", "0.2"), 0),
+        (("--target-radius", "0.2", "--selection", "4"), 4),
+    ):
+        path = tmp_path / f"{selection}.json"
+        assert bench(*SHORT, *options, "--json", path)[0] == 0
+        assert Benchmark.load(path).settings.selection == selection

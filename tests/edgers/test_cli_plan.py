@@ -319,7 +319,7 @@ def test_a_measured_certificate_without_times_is_refused(edgers, certified, tmp_
 
 
 def test_without_matplotlib_a_plot_is_refused_before_any_work(edgers, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     for args in (("--curve", tmp_path / "c.png"), (*QUESTION, "--plot", tmp_path / "p.png")):
         code, out, err = edgers("plan", *args)
         assert (code, out) == (2, "")
