@@ -119,7 +119,7 @@ class TestPlan:
         assert plan.sample == cache + held + plan.computing
         assert 3 * 96 * 96 * 4 < plan.computing < 2_000_000
 
-    @pytest.mark.parametrize(("positions", "larger"), [(60, "vision"), (256, "decoder")])
+    @pytest.mark.parametrize(("positions", "larger"), [(50, "vision"), (256, "decoder")])
     def test_it_is_computed_in_as_much_as_the_graph_needs_that_needs_most(
         self, demo_bundle, positions, larger
     ):
