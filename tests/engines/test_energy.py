@@ -169,6 +169,19 @@ def test_what_nobody_measured_is_never_zero(values, reason):
     assert reason in record.reason
 
 
+def test_a_source_that_breaks_is_a_reading_that_failed():
+    """Not an end of the benchmark, whose queries were measured."""
+
+    class Broken(Watts):
+        def read(self):
+            self.enough.set()
+            raise ValueError("of no form")
+
+    record = measured(Broken())
+    assert record.joules is None
+    assert "readings failed (ValueError: of no form)" in record.reason
+
+
 # --- a span, by a counter -----------------------------------------------------------------------------------
 
 

@@ -50,8 +50,9 @@ class Sampler:
         before = time.monotonic()
         try:
             value = self._source.read()
-        except UnreadableError as error:
-            self.failed, self.why = self.failed + 1, str(error)
+        except Exception as error:  # noqa: BLE001  whatever it is, what is measured meanwhile must not be lost
+            unexpected = "" if isinstance(error, UnreadableError) else f"{type(error).__name__}: "
+            self.failed, self.why = self.failed + 1, f"{unexpected}{error}"
             if self._source.waits:  # which it may not have done now
                 self._ended.wait(self._source.interval_ms / 1e3)
             return False
