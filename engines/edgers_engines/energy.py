@@ -28,6 +28,7 @@ SOURCES: tuple[tuple[str, Callable[[Site], Source]], ...] = (
     ("NVML", open_nvml),
     ("RAPL", Rapl),
 )
+MOST_WATTS = 4096  # in a record; days of readings would make a file that is too long to be read back
 _FEW = 3  # readings that may fail without a word
 _GAP = 2.0  # seconds without a reading that may pass without a word
 
@@ -41,8 +42,9 @@ class EnergyRecord(Record, frozen=True, kw_only=True):
         rail: what it is the energy of, such as "VDD_IN" (the whole module) or "package-0" (processor only).
         reason: why there are no joules, one clause for each source that was tried; beside joules, what is
             doubtful about them.
-        interval_ms: between two readings of the power.
-        watts: the readings, where the source gives power.
+        interval_ms: between two of the watts.
+        watts: the readings, where the source gives power; every second, third, ... where they would be more
+            than `MOST_WATTS`. The joules are of all.
     """
 
     joules: NonNegative | None
@@ -133,13 +135,14 @@ def _by_power(source: Source, sampler: Sampler, start: float, end: float) -> Ene
     joules = integral(sampler.readings, start, end)
     if joules == 0:
         return _nothing(source, "it read 0 W all the time")
+    every = -(-len(watts) // MOST_WATTS)
     return EnergyRecord(
         joules=joules,
         source=source.name,
         rail=source.rail,
         reason="; ".join(_doubts(sampler, start, end)) or None,
-        interval_ms=source.interval_ms,
-        watts=watts,
+        interval_ms=every * source.interval_ms,
+        watts=watts[::every],
     )
 
 

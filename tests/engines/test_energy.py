@@ -182,6 +182,18 @@ def test_a_source_that_breaks_is_a_reading_that_failed():
     assert "readings failed (ValueError: of no form)" in record.reason
 
 
+@pytest.mark.parametrize(("count", "every"), [(10, 1), (11, 2), (20, 2), (21, 3), (35, 4)])
+def test_of_many_readings_some_are_kept_evenly_and_all_are_integrated(count, every, monkeypatch):
+    monkeypatch.setattr(energy, "MOST_WATTS", 10)
+    meter = Meter(Watts(5.0))
+    meter._sampler.readings = [(float(second), float(second)) for second in range(count)]
+    meter._start, meter._end = 0.0, count - 1.0
+    record = meter.record()
+    assert record.watts == tuple(float(second) for second in range(0, count, every))
+    assert record.interval_ms == every * 1.0
+    assert record.joules == pytest.approx((count - 1) ** 2 / 2)
+
+
 # --- a span, by a counter -----------------------------------------------------------------------------------
 
 
