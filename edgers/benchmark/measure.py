@@ -24,7 +24,10 @@ Drive = Callable[[Scenario, Sequence[Query], Keep], None]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The queries, and what was seen of the device while they were asked; see `Benchmark`."""
+    """The queries, and what was seen of the device while they were asked; see `Benchmark`.
+
+    The energy is of the time until the last query was answered, however long whatever asked went on.
+    """
 
     started_at: str
     warm_up: WarmUpRecord
@@ -52,12 +55,18 @@ def measure(scenario: Scenario, drive: Drive, warm_up_seconds: float) -> Measure
     device = scenario.engine.device
     warmed, first = warm_up(scenario, warm_up_seconds)
     queries: list[Query] = []
-    interrupted = False
+    interrupted, ended = False, 0.0
+
+    def keep(query: Query) -> None:
+        nonlocal ended
+        ended = time.monotonic()
+        queries.append(query)
+
     before = read(device)
     started_at = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     with metering(device) as meter:
         try:
-            drive(scenario, first, queries.append)
+            drive(scenario, first, keep)
         except KeyboardInterrupt:
             if not queries:
                 raise
@@ -66,7 +75,7 @@ def measure(scenario: Scenario, drive: Drive, warm_up_seconds: float) -> Measure
         started_at=started_at,
         warm_up=warmed,
         queries=_from_zero(queries),
-        energy=meter.record(),
+        energy=meter.record(until=ended),
         before=before,
         after=read(device),
         interrupted=interrupted,

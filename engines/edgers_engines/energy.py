@@ -30,6 +30,7 @@ SOURCES: tuple[tuple[str, Callable[[Site], Source]], ...] = (
 )
 MOST_WATTS = 4096  # in a record; days of readings would make a file that is too long to be read back
 _FEW = 3  # readings that may fail without a word
+_LATE = 0.01  # share of the time of interest that a counter may be read after it
 _GAP = 2.0  # seconds without a reading that may pass without a word
 
 
@@ -80,12 +81,22 @@ class Meter:
         if self._sampler is not None:
             self._sampler.stop()
 
-    def record(self) -> EnergyRecord:
-        """The energy of the span, which has ended."""
+    def record(self, until: float | None = None) -> EnergyRecord:
+        """The energy of the span, which has ended.
+
+        Args:
+            until: a moment of time.monotonic in the span, where what is of interest in it ended. Power is
+                integrated until then. A counter was not read then: it gives no energy where the span went on.
+        """
+        end = self._end if until is None else until
         if self._source is None or self._sampler is None:
             return EnergyRecord(joules=None, reason=self._reason)
         if isinstance(self._source, PowerSource):
-            return _by_power(self._source, self._sampler, self._start, self._end)
+            return _by_power(self._source, self._sampler, self._start, end)
+        if self._end - end > _LATE * (end - self._start):
+            return _nothing(
+                self._source, f"it counted on for {self._end - end:.3g} s after what was measured"
+            )
         return _by_count(self._source, self._sampler)
 
 
@@ -128,7 +139,8 @@ def open_source(site: Site) -> tuple[Source | None, str | None]:
 
 
 def _by_power(source: Source, sampler: Sampler, start: float, end: float) -> EnergyRecord:
-    watts = tuple(value for _, value in sampler.readings)
+    before = sum(moment < end for moment, _ in sampler.readings)
+    watts = tuple(value for _, value in sampler.readings[: max(before + 1, 2)])  # one reading after the end
     failed = _failed(sampler)
     if len(watts) < 2 or sampler.failed > len(watts):
         return _nothing(source, failed)

@@ -1,6 +1,8 @@
 """One measurement: how long it goes on, what Ctrl-C leaves, and the machine it names."""
 
 import resource
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,6 +11,7 @@ from edgers.benchmark.measure import AT_LEAST, AT_MOST, in_turn, measure
 from edgers.benchmark.memory_use import MemoryUse, host_peak_bytes
 from edgers.benchmark.record import MAX_BENCHMARK_BYTES, STAGES
 from edgers_engines.device import Host
+from edgers_engines.energy import EnergyRecord
 from edgers_engines.engine import EngineRecord, open_backend
 from tests.edgers.benchmarks import benchmark, query
 
@@ -80,6 +83,35 @@ def test_ctrl_c_keeps_the_queries_that_were_answered():
     measured = measure(Asked(), drive, 0.0)
     assert measured.interrupted
     assert [each.start_ms for each in measured.queries] == [0.0, 10.0]
+
+
+def test_energy_is_taken_until_the_last_query_was_answered(monkeypatch):
+    """Not until LoadGen's time is over, which it may spend with nothing to do."""
+    clock, until = iter(range(100)), []
+    monkeypatch.setattr("edgers.benchmark.measure.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("edgers.benchmark.measure.metering", lambda _device: nullcontext(Recording(until)))
+
+    def drive(scenario, _first, keep):
+        before = next(clock)
+        for number in range(3):
+            scenario.ask(number, 1, keep)
+        seen.append(before)
+        next(clock)
+
+    seen = []
+    measure(Asked(), drive, 0.0)
+    assert until == [seen[0] + 3]
+
+
+class Recording:
+    """A meter that notes until when it is asked for."""
+
+    def __init__(self, until):
+        self._until = until
+
+    def record(self, until):
+        self._until.append(until)
+        return EnergyRecord(joules=None, reason="nobody measured")
 
 
 def test_ctrl_c_before_the_first_answer_leaves_nothing():

@@ -194,6 +194,16 @@ def test_of_many_readings_some_are_kept_evenly_and_all_are_integrated(count, eve
     assert record.joules == pytest.approx((count - 1) ** 2 / 2)
 
 
+def test_what_the_span_takes_after_the_end_of_interest_does_not_count():
+    meter = Meter(Watts(10.0))
+    meter._sampler.readings = [(0.1 * i, 10.0 if i <= 5 else 2.0) for i in range(21)]
+    meter._start, meter._end = 0.0, 2.0
+    record = meter.record(until=0.45)
+    assert record.joules == pytest.approx(4.5)
+    assert record.watts == (10.0,) * 6
+    assert meter.record().joules == pytest.approx(5.6 + 2.8)
+
+
 # --- a span, by a counter -----------------------------------------------------------------------------------
 
 
@@ -253,6 +263,23 @@ def test_a_counter_needs_its_first_and_its_last_reading(values, joules, reason):
     assert record.joules == joules
     assert record.reason is None if reason is None else reason in record.reason
     assert record.watts == ()
+
+
+@pytest.mark.parametrize(
+    ("until", "joules", "reason"),
+    [
+        (0.5, None, "RAPL: it counted on for 1.5 s after what was measured"),
+        (1.995, 2.5, None),
+        (None, 2.5, None),
+    ],
+)
+def test_a_counter_that_was_not_read_at_the_end_of_interest_gives_no_energy(until, joules, reason, tmp_path):
+    root = lay(tmp_path, machines.DESKTOP)
+    with metering(root=root) as meter:
+        (root / PACKAGE).write_text("106500000")
+    meter._start, meter._end = 0.0, 2.0
+    record = meter.record(until)
+    assert (record.joules, record.reason) == (joules, reason)
 
 
 # --- which source -------------------------------------------------------------------------------------------
