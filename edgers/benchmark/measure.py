@@ -14,9 +14,11 @@ from edgers.benchmark.scenario import Keep, Scenario
 from edgers.benchmark.warm_up import warm_up
 from edgers_engines.device_state import DeviceState, read
 from edgers_engines.energy import EnergyRecord, metering
+from edgers_engines.errors import BackendError, printable, short
 
 AT_LEAST = 5  # queries, however long they take
 AT_MOST = 50_000  # however short they are: a file of more could not be read back
+INTERRUPTED = "interrupted"  # by Ctrl-C
 
 # Asks a scenario, keeping every query; it has seen those that warmed up.
 Drive = Callable[[Scenario, Sequence[Query], Keep], None]
@@ -27,6 +29,9 @@ class Measured:
     """The queries, and what was seen of the device while they were asked; see `Benchmark`.
 
     The energy is of the time until the last query was answered, however long whatever asked went on.
+
+    Attributes:
+        ended_early: why nothing more was asked: `INTERRUPTED`, the error's text, or None if all was.
     """
 
     started_at: str
@@ -35,7 +40,7 @@ class Measured:
     energy: EnergyRecord
     before: DeviceState
     after: DeviceState
-    interrupted: bool
+    ended_early: str | None
 
 
 def measure(scenario: Scenario, drive: Drive, warm_up_seconds: float) -> Measured:
@@ -47,15 +52,16 @@ def measure(scenario: Scenario, drive: Drive, warm_up_seconds: float) -> Measure
         warm_up_seconds: the longest that warming up takes.
 
     Returns:
-        The measurement; if Ctrl-C ended it, of the queries that were answered by then.
+        The measurement; if Ctrl-C or an error ended it, of the queries that were answered by then.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, before the first was.
+        BackendError, MemoryError: likewise.
     """
     device = scenario.engine.device
     warmed, first = warm_up(scenario, warm_up_seconds)
     queries: list[Query] = []
-    interrupted, ended = False, 0.0
+    ended_early, ended = None, 0.0
 
     def keep(query: Query) -> None:
         nonlocal ended
@@ -67,10 +73,10 @@ def measure(scenario: Scenario, drive: Drive, warm_up_seconds: float) -> Measure
     with metering(device) as meter:
         try:
             drive(scenario, first, keep)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, BackendError, MemoryError) as error:
             if not queries:
                 raise
-            interrupted = True
+            ended_early = _why(error)
     return Measured(
         started_at=started_at,
         warm_up=warmed,
@@ -78,7 +84,7 @@ def measure(scenario: Scenario, drive: Drive, warm_up_seconds: float) -> Measure
         energy=meter.record(until=ended),
         before=before,
         after=read(device),
-        interrupted=interrupted,
+        ended_early=ended_early,
     )
 
 
@@ -99,6 +105,15 @@ def in_turn(seconds: float) -> Drive:
             number += 1
 
     return drive
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    said = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return f"out of memory ({said})" if said else "out of memory"
+    return short(printable(said))
 
 
 def _from_zero(queries: Sequence[Query]) -> tuple[Query, ...]:

@@ -83,7 +83,7 @@ def run(
     *,
     progress: Progress = lambda _samples: None,
     drive: Drive | None = None,
-) -> tuple[Benchmark, bool]:
+) -> tuple[Benchmark, str | None]:
     """Load, warm up, measure.
 
     Args:
@@ -94,12 +94,12 @@ def run(
         drive: what asks; one asking after the other for the settings' duration unless given.
 
     Returns:
-        The benchmark, and whether Ctrl-C ended it.
+        The benchmark, and why it ended early: `INTERRUPTED`, an error's text, or None if it did not.
 
     Raises:
         InputError, ImageError: the question or the image cannot be used.
-        BackendError: a graph cannot be loaded or run.
-        MemoryError: there is none for such batches.
+        BackendError: a graph cannot be loaded, or not run before anything was measured.
+        MemoryError: there is none for such batches; likewise.
         KeyboardInterrupt: Ctrl-C, before anything was measured.
     """
     camera, memory = CameraImage.of(settings.asking.image), MemoryUse(backend.device)
@@ -124,7 +124,7 @@ def run(
             before=measured.before,
             after=measured.after,
         ),
-        measured.interrupted,
+        measured.ended_early,
     )
 
 

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import pytest
 
 from edgers.benchmark.machine import board, machine, processor
-from edgers.benchmark.measure import AT_LEAST, AT_MOST, in_turn, measure
+from edgers.benchmark.measure import AT_LEAST, AT_MOST, INTERRUPTED, in_turn, measure
 from edgers.benchmark.memory_use import MemoryUse, host_peak_bytes
 from edgers.benchmark.record import MAX_BENCHMARK_BYTES, STAGES
 from edgers_engines.device import Host
 from edgers_engines.energy import EnergyRecord
 from edgers_engines.engine import EngineRecord, open_backend
+from edgers_engines.errors import BackendError
 from tests.edgers.benchmarks import benchmark, query
 
 ENGINE = EngineRecord(backend="onnxruntime", version="1", device="cpu", provider="CPU", precision="fp32")
@@ -70,7 +71,7 @@ def test_times_count_from_the_first_measured_query():
     measured = measure(Asked(), in_turn(0.0), 0.0)
     assert measured.queries[0].start_ms == 0.0
     assert measured.queries[1].start_ms == 10.0
-    assert not measured.interrupted
+    assert measured.ended_early is None
     assert measured.warm_up.queries == 1
 
 
@@ -81,8 +82,39 @@ def test_ctrl_c_keeps_the_queries_that_were_answered():
         raise KeyboardInterrupt
 
     measured = measure(Asked(), drive, 0.0)
-    assert measured.interrupted
+    assert measured.ended_early == INTERRUPTED
     assert [each.start_ms for each in measured.queries] == [0.0, 10.0]
+
+
+ERRORS = pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (BackendError("the graph failed"), "the graph failed"),
+        (MemoryError(), "out of memory"),
+        (MemoryError("2 GB"), "out of memory (2 GB)"),
+    ],
+)
+
+
+@ERRORS
+def test_an_error_keeps_the_queries_that_were_answered_and_says_itself(error, said):
+    def drive(scenario, _first, keep):
+        scenario.ask(0, 1, keep)
+        scenario.ask(1, 1, keep)
+        raise error
+
+    measured = measure(Asked(), drive, 0.0)
+    assert measured.ended_early == said
+    assert len(measured.queries) == 2
+
+
+@ERRORS
+def test_an_error_before_the_first_answer_is_raised(error, said):
+    def drive(_scenario, _first, _keep):
+        raise error
+
+    with pytest.raises(type(error)):
+        measure(Asked(), drive, 0.0)
 
 
 def test_energy_is_taken_until_the_last_query_was_answered(monkeypatch):
