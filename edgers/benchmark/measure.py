@@ -19,6 +19,7 @@ from edgers_engines.errors import BackendError, printable, short
 AT_LEAST = 5  # queries, however long they take
 AT_MOST = 50_000  # however short they are: a file of more could not be read back
 INTERRUPTED = "interrupted"  # by Ctrl-C
+WARM_UP_BATCHES = 4  # of a pool, which may be too large to be asked for only to warm up
 
 # Asks a scenario, keeping every query; it has seen those that warmed up.
 Drive = Callable[[Scenario, Sequence[Query], Keep], None]
@@ -59,7 +60,7 @@ def measure(scenario: Scenario, drive: Drive, warm_up_seconds: float) -> Measure
         BackendError, MemoryError: likewise.
     """
     device = scenario.engine.device
-    warmed, first = warm_up(scenario, warm_up_seconds)
+    warmed, first = warm_up(_FewBatches(scenario), warm_up_seconds)
     queries: list[Query] = []
     ended_early, ended = None, 0.0
 
@@ -88,8 +89,21 @@ def measure(scenario: Scenario, drive: Drive, warm_up_seconds: float) -> Measure
     )
 
 
+class _FewBatches:
+    """A scenario that asks for no more than a few batches at once."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario, self.engine = scenario, scenario.engine
+        self.batch_size = scenario.batch_size
+        self.samples = min(scenario.samples, WARM_UP_BATCHES * scenario.batch_size)
+
+    def ask(self, number: int, samples: int, keep: Keep) -> None:
+        """See `Scenario.ask`."""
+        self._scenario.ask(number, samples, keep)
+
+
 def in_turn(seconds: float) -> Drive:
-    """One asking after the other, for so long, with `AT_LEAST` queries and about `AT_MOST`."""
+    """One asking after the other, for so long, with `AT_LEAST` queries and no more than `AT_MOST`."""
 
     def drive(scenario: Scenario, _first: Sequence[Query], keep: Keep) -> None:
         answered = number = 0
@@ -99,8 +113,9 @@ def in_turn(seconds: float) -> Drive:
             answered += 1
             keep(query)
 
+        each = -(-scenario.samples // scenario.batch_size)
         end = time.perf_counter() + seconds
-        while (time.perf_counter() < end and answered < AT_MOST) or answered < AT_LEAST:
+        while (time.perf_counter() < end and answered + each <= AT_MOST) or answered < AT_LEAST:
             scenario.ask(number, scenario.samples, counted)
             number += 1
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from edgers.arguments import real
 from edgers.benchmark import record
 from edgers.benchmark.machine import machine
-from edgers.benchmark.measure import Drive, in_turn, measure
+from edgers.benchmark.measure import AT_MOST, Drive, in_turn, measure
 from edgers.benchmark.memory_use import MemoryUse
 from edgers.benchmark.record import Benchmark, SettingsRecord
 from edgers.benchmark.scenario import SEED, Asking, Certificates, Samples, Scenario
@@ -151,6 +151,11 @@ def _scenario(settings: Settings, certifier: Certifier, progress: Progress) -> S
     samples, rows = {"single": (1, 1), "stream": (batch, batch), "offline": (pool, min(pool, batch))}[
         settings.scenario
     ]
+    if -(-samples // rows) > AT_MOST:
+        raise InputError(
+            f"a pool of {samples} samples is {-(-samples // rows)} batches of {rows}, each a query; a "
+            f"file holds {AT_MOST}: give at most {AT_MOST * rows} with --samples, or a larger --batch-size"
+        )
     return Samples(
         certifier.model,
         settings.asking,

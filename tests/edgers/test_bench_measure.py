@@ -61,6 +61,28 @@ def test_however_long_the_time_there_are_no_more_queries_than_a_file_can_hold(mo
     assert len(kept) == 20
 
 
+def test_a_pool_that_would_make_more_queries_than_a_file_can_hold_is_not_begun(monkeypatch):
+    monkeypatch.setattr("edgers.benchmark.measure.AT_MOST", 20)
+    scenario, kept = Asked(each=7), []
+    in_turn(1e9)(scenario, [], kept.append)
+    assert len(kept) == 14
+
+
+def test_warming_up_asks_for_a_few_batches_of_a_pool(monkeypatch):
+    asked = []
+
+    class Pool(Asked):
+        def ask(self, _number, samples, keep):
+            asked.append(samples)
+            keep(query(1.0, 5.0))
+
+    pool = Pool()
+    pool.samples, pool.batch_size = 10**9, 8
+    monkeypatch.setattr("edgers.benchmark.measure.AT_LEAST", 1)
+    measure(pool, in_turn(0.0), 0.0)
+    assert asked == [32, 10**9]
+
+
 def test_the_most_queries_fit_into_a_file_that_can_be_read_back():
     long = query(123456789.123456, 1234567.123456, stages=dict.fromkeys(STAGES, 123456.123456))
     few, more = (len(benchmark(queries=(long,) * count).to_json()) for count in (1, 2))

@@ -232,6 +232,11 @@ def test_an_image_of_another_shape_than_a_bundle_was_made_for_is_refused(bench, 
     assert "this bundle was exported for 192x96" in err
 
 
+def test_a_pool_of_more_batches_than_a_file_holds_is_refused(bench):
+    ended = bench(*SHORT, "--scenario", "offline", "--samples", 10**9, "--batch-size", 32)
+    refused(ended, "give at most 1600000 with --samples, or a larger --batch-size")
+
+
 @pytest.mark.parametrize(
     ("stop", "ended"),
     [
