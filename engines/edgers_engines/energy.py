@@ -144,6 +144,8 @@ def _by_power(source: Source, sampler: Sampler, start: float, end: float) -> Ene
     failed = _failed(sampler)
     if len(watts) < 2 or sampler.failed > len(watts):
         return _nothing(source, failed)
+    if sampler.dried_up and end - sampler.readings[-1][0] > (end - start) / 2:
+        return _nothing(source, f"{sampler.why} before half of the time was over")
     joules = integral(sampler.readings, start, end)
     if joules == 0:
         return _nothing(source, "it read 0 W all the time")
@@ -173,6 +175,9 @@ def _doubts(sampler: Sampler, start: float, end: float) -> Iterator[str]:
     """What was bridged, as far as it is worth a word."""
     if sampler.failed > _FEW:
         yield f"{_failed(sampler)}; the others bridge them"
+    if sampler.dried_up and sampler.readings[-1][0] < end:
+        early = end - sampler.readings[-1][0]
+        yield f"{sampler.why}; its last reading stands for the last {early:.1f} s"
     times = [start, *(time for time, _ in sampler.readings), end]
     gap = max(after - before for before, after in pairwise(times))
     if gap > _GAP:

@@ -12,7 +12,7 @@ from edgers_engines.energy import EnergyRecord, Meter, metering
 from edgers_engines.errors import InputError
 from edgers_engines.power import tegrastats
 from edgers_engines.power.sampler import Sampler, integral
-from edgers_engines.power.source import EnergyCounter, PowerSource
+from edgers_engines.power.source import EndedError, EnergyCounter, PowerSource
 from edgers_engines.records import dump, parse
 from edgers_engines.sysfs import UnreadableError
 from tests.engines import machines
@@ -202,6 +202,34 @@ def test_what_the_span_takes_after_the_end_of_interest_does_not_count():
     assert record.joules == pytest.approx(4.5)
     assert record.watts == (10.0,) * 6
     assert meter.record().joules == pytest.approx(5.6 + 2.8)
+
+
+@pytest.mark.parametrize(
+    ("last", "joules", "reason"),
+    [
+        (8.5, 50.0, "it ended; its last reading stands for the last 1.5 s"),
+        (4.0, None, "sensor: it ended before half of the time was over"),
+    ],
+)
+def test_a_source_that_ended_is_not_asked_again_and_its_readings_are_used_if_they_do(last, joules, reason):
+    class Ending(Watts):
+        def read(self):
+            if self.taken == 2:
+                self.enough.set()
+                self.asked = getattr(self, "asked", 0) + 1
+                raise EndedError("it ended")
+            return super().read()
+
+    source = Ending(5.0, 5.0, 5.0)
+    meter = Meter(source)
+    meter.start()
+    assert source.enough.wait(60)
+    meter.stop()
+    assert source.asked == 1
+    meter._sampler.readings = [(0.0, 5.0), (last, 5.0)]
+    meter._start, meter._end = 0.0, 10.0
+    record = meter.record()
+    assert (record.joules, record.reason) == (joules, reason)
 
 
 # --- a span, by a counter -----------------------------------------------------------------------------------
