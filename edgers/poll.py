@@ -62,6 +62,7 @@ class Poll:
 
         self._noise = NoiseAhead(draw, (question.rows, *canvas.shape), device)
         self._failure: BackendError | None = None
+        self._batch_failed = False
         self._texts: Counter[str] = Counter()
         self.smallest_margin = math.inf
         self.kept: defaultdict[str, list[str]] = defaultdict(list)
@@ -155,6 +156,13 @@ class Poll:
         self._noise.finish()
 
     @property
+    def batch_failure(self) -> BackendError | None:
+        """Why every sample of the last batch failed, if all did."""
+        if not self._batch_failed:
+            return None
+        return self._failure or BackendError(f"every sample of a batch {self._fault()}")
+
+    @property
     def most_frequent(self) -> dict[str, int]:
         """How often the most frequent texts were generated, at most five of them."""
         return dict(self._texts.most_common(TEXTS))
@@ -196,6 +204,7 @@ class Poll:
     def _labels(self, chunk: Chunk, following: Chunk | None, keep: int) -> list[str]:
         answers = self._answers(chunk, following)
         labels = self._labelled(answers)
+        self._batch_failed = all(each == FAILED for each in labels)
         for name, answer in zip(labels, answers, strict=True):
             if len(self.kept[name]) < keep:
                 self.kept[name].append(answer.text)

@@ -14,9 +14,12 @@ from edgers.benchmark.scenario import Keep, Scenario
 from edgers.benchmark.warm_up import warm_up
 from edgers_engines.device_state import DeviceState, read
 from edgers_engines.energy import EnergyRecord, metering
+from edgers_engines.errors import BackendError, printable, short
 
 AT_LEAST = 5  # queries, however long they take
 AT_MOST = 50_000  # however short they are: a file of more could not be read back
+INTERRUPTED = "interrupted"  # by Ctrl-C
+WARM_UP_BATCHES = 4  # of a pool, which may be too large to be asked for only to warm up
 
 # Asks a scenario, keeping every query; it has seen those that warmed up.
 Drive = Callable[[Scenario, Sequence[Query], Keep], None]
@@ -24,7 +27,13 @@ Drive = Callable[[Scenario, Sequence[Query], Keep], None]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The queries, and what was seen of the device while they were asked; see `Benchmark`."""
+    """The queries, and what was seen of the device while they were asked; see `Benchmark`.
+
+    The energy is of the time until the last query was answered, however long whatever asked went on.
+
+    Attributes:
+        ended_early: why nothing more was asked: `INTERRUPTED`, the error's text, or None if all was.
+    """
 
     started_at: str
     warm_up: WarmUpRecord
@@ -32,7 +41,7 @@ class Measured:
     energy: EnergyRecord
     before: DeviceState
     after: DeviceState
-    interrupted: bool
+    ended_early: str | None
 
 
 def measure(scenario: Scenario, drive: Drive, warm_up_seconds: float) -> Measured:
@@ -44,37 +53,57 @@ def measure(scenario: Scenario, drive: Drive, warm_up_seconds: float) -> Measure
         warm_up_seconds: the longest that warming up takes.
 
     Returns:
-        The measurement; if Ctrl-C ended it, of the queries that were answered by then.
+        The measurement; if Ctrl-C or an error ended it, of the queries that were answered by then.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, before the first was.
+        BackendError, MemoryError: likewise.
     """
     device = scenario.engine.device
-    warmed, first = warm_up(scenario, warm_up_seconds)
+    warmed, first = warm_up(_FewBatches(scenario), warm_up_seconds)
     queries: list[Query] = []
-    interrupted = False
+    ended_early, ended = None, 0.0
+
+    def keep(query: Query) -> None:
+        nonlocal ended
+        ended = time.monotonic()
+        queries.append(query)
+
     before = read(device)
     started_at = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     with metering(device) as meter:
         try:
-            drive(scenario, first, queries.append)
-        except KeyboardInterrupt:
+            drive(scenario, first, keep)
+        except (KeyboardInterrupt, BackendError, MemoryError) as error:
             if not queries:
                 raise
-            interrupted = True
+            ended_early = _why(error)
     return Measured(
         started_at=started_at,
         warm_up=warmed,
         queries=_from_zero(queries),
-        energy=meter.record(),
+        energy=meter.record(until=ended),
         before=before,
         after=read(device),
-        interrupted=interrupted,
+        ended_early=ended_early,
     )
 
 
+class _FewBatches:
+    """A scenario that asks for no more than a few batches at once."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario, self.engine = scenario, scenario.engine
+        self.batch_size = scenario.batch_size
+        self.samples = min(scenario.samples, WARM_UP_BATCHES * scenario.batch_size)
+
+    def ask(self, number: int, samples: int, keep: Keep) -> None:
+        """See `Scenario.ask`."""
+        self._scenario.ask(number, samples, keep)
+
+
 def in_turn(seconds: float) -> Drive:
-    """One asking after the other, for so long, with `AT_LEAST` queries and about `AT_MOST`."""
+    """One asking after the other, for so long, with `AT_LEAST` queries and no more than `AT_MOST`."""
 
     def drive(scenario: Scenario, _first: Sequence[Query], keep: Keep) -> None:
         answered = number = 0
@@ -84,12 +113,22 @@ def in_turn(seconds: float) -> Drive:
             answered += 1
             keep(query)
 
+        each = -(-scenario.samples // scenario.batch_size)
         end = time.perf_counter() + seconds
-        while (time.perf_counter() < end and answered < AT_MOST) or answered < AT_LEAST:
+        while (time.perf_counter() < end and answered + each <= AT_MOST) or answered < AT_LEAST:
             scenario.ask(number, scenario.samples, counted)
             number += 1
 
     return drive
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    said = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return f"out of memory ({said})" if said else "out of memory"
+    return short(printable(said))
 
 
 def _from_zero(queries: Sequence[Query]) -> tuple[Query, ...]:

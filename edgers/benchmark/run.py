@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from edgers.arguments import real
 from edgers.benchmark import record
 from edgers.benchmark.machine import machine
-from edgers.benchmark.measure import Drive, in_turn, measure
+from edgers.benchmark.measure import AT_MOST, Drive, in_turn, measure
 from edgers.benchmark.memory_use import MemoryUse
 from edgers.benchmark.record import Benchmark, SettingsRecord
 from edgers.benchmark.scenario import SEED, Asking, Certificates, Samples, Scenario
@@ -83,7 +83,7 @@ def run(
     *,
     progress: Progress = lambda _samples: None,
     drive: Drive | None = None,
-) -> tuple[Benchmark, bool]:
+) -> tuple[Benchmark, str | None]:
     """Load, warm up, measure.
 
     Args:
@@ -94,12 +94,12 @@ def run(
         drive: what asks; one asking after the other for the settings' duration unless given.
 
     Returns:
-        The benchmark, and whether Ctrl-C ended it.
+        The benchmark, and why it ended early: `INTERRUPTED`, an error's text, or None if it did not.
 
     Raises:
         InputError, ImageError: the question or the image cannot be used.
-        BackendError: a graph cannot be loaded or run.
-        MemoryError: there is none for such batches.
+        BackendError: a graph cannot be loaded, or not run before anything was measured.
+        MemoryError: there is none for such batches; likewise.
         KeyboardInterrupt: Ctrl-C, before anything was measured.
     """
     camera, memory = CameraImage.of(settings.asking.image), MemoryUse(backend.device)
@@ -124,7 +124,7 @@ def run(
             before=measured.before,
             after=measured.after,
         ),
-        measured.interrupted,
+        measured.ended_early,
     )
 
 
@@ -151,6 +151,11 @@ def _scenario(settings: Settings, certifier: Certifier, progress: Progress) -> S
     samples, rows = {"single": (1, 1), "stream": (batch, batch), "offline": (pool, min(pool, batch))}[
         settings.scenario
     ]
+    if -(-samples // rows) > AT_MOST:
+        raise InputError(
+            f"a pool of {samples} samples is {-(-samples // rows)} batches of {rows}, each a query; a "
+            f"file holds {AT_MOST}: give at most {AT_MOST * rows} with --samples, or a larger --batch-size"
+        )
     return Samples(
         certifier.model,
         settings.asking,

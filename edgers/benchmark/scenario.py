@@ -73,7 +73,7 @@ class Scenario(Protocol):
                 time.perf_counter.
 
         Raises:
-            BackendError: every sample failed.
+            BackendError: every sample failed; of `Samples`, every sample of a batch.
         """
 
 
@@ -182,8 +182,10 @@ class Samples:
     def _answered(self, samples: int) -> None:
         """One batch is done."""
         end, first_token = time.perf_counter(), self._question.first_token_at
+        if (failure := self._poll.batch_failure) is not None:
+            raise failure  # its time says nothing
         if first_token is None:
-            raise BackendError("a batch failed, so its time says nothing")
+            raise BackendError("a batch ended without a token")
         now, before = self._counts(), self._before
         self._keep(
             Query(

@@ -29,7 +29,7 @@ INTERRUPTED = 130
 STDOUT = Path("-")
 _DEMO = "  [default: the demo's]"
 _PAGE = ".html"
-_STOPPED = "not measured: the benchmark was interrupted"
+_STOPPED = "not measured: the benchmark ended early"
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +204,9 @@ def command(
 ) -> int:
     """Measure a bundle on this device.
 
-    It warms up until queries neither get faster nor slower, then measures. Ctrl-C ends it; what was
-    measured by then is kept, and the exit code is 130. The noise is the same in every run: what it
-    certifies on the way is worth nothing.
+    It warms up until queries neither get faster nor slower, then measures. Ctrl-C ends it, as does an error;
+    what was measured by then is kept, and the exit code is 130 or 1. The noise is the same in every run: what
+    it certifies on the way is worth nothing.
     """
     if compared is not None:
         only_comparing(click.get_current_context())
@@ -216,6 +216,7 @@ def command(
     options = Options(**given)
     options.check_outputs()
     settings, drive = options.settings(), options.drive()
+    from edgers.benchmark import measure
     from edgers.benchmark.run import run
     from edgers.demo import load_bundle
     from edgers_engines.engine import open_backend
@@ -223,22 +224,22 @@ def command(
     bundle = load_bundle(options.bundle_path)
     backend = open_backend(options.backend, device=options.device, threads=options.threads)
     with progress_bar(f"bench {options.scenario}", None) as progress:
-        benchmark, interrupted = run(settings, bundle, backend, progress=progress, drive=drive)
+        benchmark, ended_early = run(settings, bundle, backend, progress=progress, drive=drive)
     _deliver(benchmark, options)
     if options.plot is not None:
-        roofline = _STOPPED if interrupted else _roofline(benchmark, bundle, backend)
+        roofline = _STOPPED if ended_early else _roofline(benchmark, bundle, backend)
         write_new(options.plot, _drawn(benchmark, options.plot, roofline))
-    if interrupted:
-        click.echo(f"edgers: interrupted; queries that were kept: {len(benchmark.queries)}", err=True)
-    return INTERRUPTED if interrupted else 0
+    if ended_early is None:
+        return 0
+    click.echo(f"edgers: {ended_early}; queries that were kept: {len(benchmark.queries)}", err=True)
+    return INTERRUPTED if ended_early == measure.INTERRUPTED else 1
 
 
 def _deliver(benchmark: Benchmark, options: Options) -> None:
     from edgers.report.benchmark import benchmark_lines, queries_csv
 
-    with (
-        ExitStack() as stack
-    ):  # each is done whatever becomes of the others: nothing that was measured is lost
+    # Each is done whatever becomes of the others: nothing that was measured is lost.
+    with ExitStack() as stack:
         if options.json_file == STDOUT:
             stack.callback(print_json, benchmark)
         elif options.json_file is not None:

@@ -28,7 +28,9 @@ SOURCES: tuple[tuple[str, Callable[[Site], Source]], ...] = (
     ("NVML", open_nvml),
     ("RAPL", Rapl),
 )
+MOST_WATTS = 4096  # in a record; days of readings would make a file that is too long to be read back
 _FEW = 3  # readings that may fail without a word
+_LATE = 0.01  # share of the time of interest that a counter may be read after it
 _GAP = 2.0  # seconds without a reading that may pass without a word
 
 
@@ -41,8 +43,9 @@ class EnergyRecord(Record, frozen=True, kw_only=True):
         rail: what it is the energy of, such as "VDD_IN" (the whole module) or "package-0" (processor only).
         reason: why there are no joules, one clause for each source that was tried; beside joules, what is
             doubtful about them.
-        interval_ms: between two readings of the power.
-        watts: the readings, where the source gives power.
+        interval_ms: between two of the watts.
+        watts: the readings, where the source gives power; every second, third, ... where they would be more
+            than `MOST_WATTS`. The joules are of all.
     """
 
     joules: NonNegative | None
@@ -78,12 +81,22 @@ class Meter:
         if self._sampler is not None:
             self._sampler.stop()
 
-    def record(self) -> EnergyRecord:
-        """The energy of the span, which has ended."""
+    def record(self, until: float | None = None) -> EnergyRecord:
+        """The energy of the span, which has ended.
+
+        Args:
+            until: a moment of time.monotonic in the span, where what is of interest in it ended. Power is
+                integrated until then. A counter was not read then: it gives no energy where the span went on.
+        """
+        end = self._end if until is None else until
         if self._source is None or self._sampler is None:
             return EnergyRecord(joules=None, reason=self._reason)
         if isinstance(self._source, PowerSource):
-            return _by_power(self._source, self._sampler, self._start, self._end)
+            return _by_power(self._source, self._sampler, self._start, end)
+        if self._end - end > _LATE * (end - self._start):
+            return _nothing(
+                self._source, f"it counted on for {self._end - end:.3g} s after what was measured"
+            )
         return _by_count(self._source, self._sampler)
 
 
@@ -126,20 +139,24 @@ def open_source(site: Site) -> tuple[Source | None, str | None]:
 
 
 def _by_power(source: Source, sampler: Sampler, start: float, end: float) -> EnergyRecord:
-    watts = tuple(value for _, value in sampler.readings)
+    before = sum(moment < end for moment, _ in sampler.readings)
+    watts = tuple(value for _, value in sampler.readings[: max(before + 1, 2)])  # one reading after the end
     failed = _failed(sampler)
     if len(watts) < 2 or sampler.failed > len(watts):
         return _nothing(source, failed)
+    if sampler.dried_up and end - sampler.readings[-1][0] > (end - start) / 2:
+        return _nothing(source, f"{sampler.why} before half of the time was over")
     joules = integral(sampler.readings, start, end)
     if joules == 0:
         return _nothing(source, "it read 0 W all the time")
+    every = -(-len(watts) // MOST_WATTS)
     return EnergyRecord(
         joules=joules,
         source=source.name,
         rail=source.rail,
         reason="; ".join(_doubts(sampler, start, end)) or None,
-        interval_ms=source.interval_ms,
-        watts=watts,
+        interval_ms=every * source.interval_ms,
+        watts=watts[::every],
     )
 
 
@@ -158,6 +175,9 @@ def _doubts(sampler: Sampler, start: float, end: float) -> Iterator[str]:
     """What was bridged, as far as it is worth a word."""
     if sampler.failed > _FEW:
         yield f"{_failed(sampler)}; the others bridge them"
+    if sampler.dried_up and sampler.readings[-1][0] < end:
+        early = end - sampler.readings[-1][0]
+        yield f"{sampler.why}; its last reading stands for the last {early:.1f} s"
     times = [start, *(time for time, _ in sampler.readings), end]
     gap = max(after - before for before, after in pairwise(times))
     if gap > _GAP:

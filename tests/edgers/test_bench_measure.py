@@ -1,15 +1,19 @@
 """One measurement: how long it goes on, what Ctrl-C leaves, and the machine it names."""
 
 import resource
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
 from edgers.benchmark.machine import board, machine, processor
-from edgers.benchmark.measure import AT_LEAST, AT_MOST, in_turn, measure
+from edgers.benchmark.measure import AT_LEAST, AT_MOST, INTERRUPTED, in_turn, measure
 from edgers.benchmark.memory_use import MemoryUse, host_peak_bytes
 from edgers.benchmark.record import MAX_BENCHMARK_BYTES, STAGES
 from edgers_engines.device import Host
+from edgers_engines.energy import EnergyRecord
 from edgers_engines.engine import EngineRecord, open_backend
+from edgers_engines.errors import BackendError
 from tests.edgers.benchmarks import benchmark, query
 
 ENGINE = EngineRecord(backend="onnxruntime", version="1", device="cpu", provider="CPU", precision="fp32")
@@ -57,6 +61,28 @@ def test_however_long_the_time_there_are_no_more_queries_than_a_file_can_hold(mo
     assert len(kept) == 20
 
 
+def test_a_pool_that_would_make_more_queries_than_a_file_can_hold_is_not_begun(monkeypatch):
+    monkeypatch.setattr("edgers.benchmark.measure.AT_MOST", 20)
+    scenario, kept = Asked(each=7), []
+    in_turn(1e9)(scenario, [], kept.append)
+    assert len(kept) == 14
+
+
+def test_warming_up_asks_for_a_few_batches_of_a_pool(monkeypatch):
+    asked = []
+
+    class Pool(Asked):
+        def ask(self, _number, samples, keep):
+            asked.append(samples)
+            keep(query(1.0, 5.0))
+
+    pool = Pool()
+    pool.samples, pool.batch_size = 10**9, 8
+    monkeypatch.setattr("edgers.benchmark.measure.AT_LEAST", 1)
+    measure(pool, in_turn(0.0), 0.0)
+    assert asked == [32, 10**9]
+
+
 def test_the_most_queries_fit_into_a_file_that_can_be_read_back():
     long = query(123456789.123456, 1234567.123456, stages=dict.fromkeys(STAGES, 123456.123456))
     few, more = (len(benchmark(queries=(long,) * count).to_json()) for count in (1, 2))
@@ -67,7 +93,7 @@ def test_times_count_from_the_first_measured_query():
     measured = measure(Asked(), in_turn(0.0), 0.0)
     assert measured.queries[0].start_ms == 0.0
     assert measured.queries[1].start_ms == 10.0
-    assert not measured.interrupted
+    assert measured.ended_early is None
     assert measured.warm_up.queries == 1
 
 
@@ -78,8 +104,68 @@ def test_ctrl_c_keeps_the_queries_that_were_answered():
         raise KeyboardInterrupt
 
     measured = measure(Asked(), drive, 0.0)
-    assert measured.interrupted
+    assert measured.ended_early == INTERRUPTED
     assert [each.start_ms for each in measured.queries] == [0.0, 10.0]
+
+
+ERRORS = pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (BackendError("the graph failed"), "the graph failed"),
+        (MemoryError(), "out of memory"),
+        (MemoryError("2 GB"), "out of memory (2 GB)"),
+    ],
+)
+
+
+@ERRORS
+def test_an_error_keeps_the_queries_that_were_answered_and_says_itself(error, said):
+    def drive(scenario, _first, keep):
+        scenario.ask(0, 1, keep)
+        scenario.ask(1, 1, keep)
+        raise error
+
+    measured = measure(Asked(), drive, 0.0)
+    assert measured.ended_early == said
+    assert len(measured.queries) == 2
+
+
+@ERRORS
+def test_an_error_before_the_first_answer_is_raised(error, said):
+    def drive(_scenario, _first, _keep):
+        raise error
+
+    with pytest.raises(type(error)):
+        measure(Asked(), drive, 0.0)
+
+
+def test_energy_is_taken_until_the_last_query_was_answered(monkeypatch):
+    """Not until LoadGen's time is over, which it may spend with nothing to do."""
+    clock, until = iter(range(100)), []
+    monkeypatch.setattr("edgers.benchmark.measure.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("edgers.benchmark.measure.metering", lambda _device: nullcontext(Recording(until)))
+
+    def drive(scenario, _first, keep):
+        before = next(clock)
+        for number in range(3):
+            scenario.ask(number, 1, keep)
+        seen.append(before)
+        next(clock)
+
+    seen = []
+    measure(Asked(), drive, 0.0)
+    assert until == [seen[0] + 3]
+
+
+class Recording:
+    """A meter that notes until when it is asked for."""
+
+    def __init__(self, until):
+        self._until = until
+
+    def record(self, until):
+        self._until.append(until)
+        return EnergyRecord(joules=None, reason="nobody measured")
 
 
 def test_ctrl_c_before_the_first_answer_leaves_nothing():

@@ -1,6 +1,7 @@
 """A query of each scenario: what it asks, with which noise, and that its times belong together."""
 
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,8 @@ from edgers import demo
 from edgers.benchmark.record import STAGES
 from edgers.benchmark.scenario import Asking, Certificates, Samples
 from edgers.certify import Certifier
-from edgers_engines.errors import InputError
+from edgers_engines.errors import BackendError, InputError
+from edgers_engines.vlm import Status
 
 NANOSECOND = 2e-6  # in milliseconds, of each of two roundings
 IN_A_CERTIFICATE = set(STAGES)
@@ -152,6 +154,41 @@ def test_the_first_token_comes_before_the_steps_that_follow_it(certifier, free_t
     monkeypatch.setattr(certifier.model.embed, "run", noted)  # the prefill embeds nothing any more
     (query,) = asked(scenario)
     assert query.start_ms + query.first_token_ms <= steps[0]
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("batches", [0, 2])
+def test_a_batch_that_fails_is_no_query_but_an_error_that_names_the_cause(
+    certifier, asking, monkeypatch, batches, after
+):
+    """Whether it fails before its first token or after it."""
+    scenario, _ = samples(certifier, asking, 4, 12)
+    answers, asked_for, kept = scenario._question.answers, [], []
+
+    def failing(noisy):
+        asked_for.append(noisy)
+        if len(asked_for) <= batches:
+            return answers(noisy)
+        if after:
+            answers(noisy)
+        raise BackendError("the graph ran out of steam")
+
+    monkeypatch.setattr(scenario._question, "answers", failing)
+    with pytest.raises(BackendError, match="the graph ran out of steam"):
+        scenario.ask(0, 12, kept.append)
+    assert len(kept) == batches
+
+
+def test_a_batch_of_numbers_that_are_not_finite_is_no_query(certifier, asking, monkeypatch):
+    scenario, _ = samples(certifier, asking, 4, 4)
+    answers = scenario._question.answers
+
+    def broken(noisy):
+        return [replace(answer, status=Status.FAILED) for answer in answers(noisy)]
+
+    monkeypatch.setattr(scenario._question, "answers", broken)
+    with pytest.raises(BackendError, match="every sample of a batch gave numbers that are not finite"):
+        asked(scenario)
 
 
 def test_what_the_scenario_ran_on_is_named(certifier, asking):

@@ -18,6 +18,7 @@ from edgers.benchmark.record import Benchmark
 from edgers.benchmark.summary import summarise
 from edgers.report.benchmark import benchmark_lines
 from edgers_engines.energy import EnergyRecord
+from edgers_engines.errors import BackendError
 from tests.edgers.benchmarks import benchmark, query
 
 SHORT = ("--duration", "0.001", "--warmup", "0")
@@ -233,20 +234,33 @@ def test_an_image_of_another_shape_than_a_bundle_was_made_for_is_refused(bench, 
     assert "this bundle was exported for 192x96" in err
 
 
-def test_ctrl_c_keeps_what_was_measured_and_says_so_by_the_exit_code(bench, tmp_path, monkeypatch):
+def test_a_pool_of_more_batches_than_a_file_holds_is_refused(bench):
+    ended = bench(*SHORT, "--scenario", "offline", "--samples", 10**9, "--batch-size", 32)
+    refused(ended, "give at most 1600000 with --samples, or a larger --batch-size")
+
+
+@pytest.mark.parametrize(
+    ("stop", "ended"),
+    [
+        (KeyboardInterrupt(), (130, "interrupted")),
+        (BackendError("the graph failed"), (1, "the graph failed")),
+    ],
+)
+def test_what_ends_it_keeps_what_was_measured_and_says_so_by_the_exit_code(
+    bench, tmp_path, monkeypatch, stop, ended
+):
     def ask_twice(_seconds):
         def drive(scenario, _first, keep):
             for number in range(2):
                 scenario.ask(number, scenario.samples, keep)
-            raise KeyboardInterrupt
+            raise stop
 
         return drive
 
     monkeypatch.setattr("edgers.benchmark.run.in_turn", ask_twice)
     path = tmp_path / "b.json"
     code, out, err = bench(*FEW, "--json", path)
-    assert code == 130
-    assert "queries that were kept: 2" in err
+    assert (code, err) == (ended[0], f"edgers: {ended[1]}; queries that were kept: 2\n")
     assert out.startswith("certify: ")
     assert len(Benchmark.load(path).queries) == 2
 

@@ -12,7 +12,7 @@ from edgers_engines.energy import EnergyRecord, Meter, metering
 from edgers_engines.errors import InputError
 from edgers_engines.power import tegrastats
 from edgers_engines.power.sampler import Sampler, integral
-from edgers_engines.power.source import EnergyCounter, PowerSource
+from edgers_engines.power.source import EndedError, EnergyCounter, PowerSource
 from edgers_engines.records import dump, parse
 from edgers_engines.sysfs import UnreadableError
 from tests.engines import machines
@@ -169,6 +169,69 @@ def test_what_nobody_measured_is_never_zero(values, reason):
     assert reason in record.reason
 
 
+def test_a_source_that_breaks_is_a_reading_that_failed():
+    """Not an end of the benchmark, whose queries were measured."""
+
+    class Broken(Watts):
+        def read(self):
+            self.enough.set()
+            raise ValueError("of no form")
+
+    record = measured(Broken())
+    assert record.joules is None
+    assert "readings failed (ValueError: of no form)" in record.reason
+
+
+@pytest.mark.parametrize(("count", "every"), [(10, 1), (11, 2), (20, 2), (21, 3), (35, 4)])
+def test_of_many_readings_some_are_kept_evenly_and_all_are_integrated(count, every, monkeypatch):
+    monkeypatch.setattr(energy, "MOST_WATTS", 10)
+    meter = Meter(Watts(5.0))
+    meter._sampler.readings = [(float(second), float(second)) for second in range(count)]
+    meter._start, meter._end = 0.0, count - 1.0
+    record = meter.record()
+    assert record.watts == tuple(float(second) for second in range(0, count, every))
+    assert record.interval_ms == every * 1.0
+    assert record.joules == pytest.approx((count - 1) ** 2 / 2)
+
+
+def test_what_the_span_takes_after_the_end_of_interest_does_not_count():
+    meter = Meter(Watts(10.0))
+    meter._sampler.readings = [(0.1 * i, 10.0 if i <= 5 else 2.0) for i in range(21)]
+    meter._start, meter._end = 0.0, 2.0
+    record = meter.record(until=0.45)
+    assert record.joules == pytest.approx(4.5)
+    assert record.watts == (10.0,) * 6
+    assert meter.record().joules == pytest.approx(5.6 + 2.8)
+
+
+@pytest.mark.parametrize(
+    ("last", "joules", "reason"),
+    [
+        (8.5, 50.0, "it ended; its last reading stands for the last 1.5 s"),
+        (4.0, None, "sensor: it ended before half of the time was over"),
+    ],
+)
+def test_a_source_that_ended_is_not_asked_again_and_its_readings_are_used_if_they_do(last, joules, reason):
+    class Ending(Watts):
+        def read(self):
+            if self.taken == 2:
+                self.enough.set()
+                self.asked = getattr(self, "asked", 0) + 1
+                raise EndedError("it ended")
+            return super().read()
+
+    source = Ending(5.0, 5.0, 5.0)
+    meter = Meter(source)
+    meter.start()
+    assert source.enough.wait(60)
+    meter.stop()
+    assert source.asked == 1
+    meter._sampler.readings = [(0.0, 5.0), (last, 5.0)]
+    meter._start, meter._end = 0.0, 10.0
+    record = meter.record()
+    assert (record.joules, record.reason) == (joules, reason)
+
+
 # --- a span, by a counter -----------------------------------------------------------------------------------
 
 
@@ -228,6 +291,23 @@ def test_a_counter_needs_its_first_and_its_last_reading(values, joules, reason):
     assert record.joules == joules
     assert record.reason is None if reason is None else reason in record.reason
     assert record.watts == ()
+
+
+@pytest.mark.parametrize(
+    ("until", "joules", "reason"),
+    [
+        (0.5, None, "RAPL: it counted on for 1.5 s after what was measured"),
+        (1.995, 2.5, None),
+        (None, 2.5, None),
+    ],
+)
+def test_a_counter_that_was_not_read_at_the_end_of_interest_gives_no_energy(until, joules, reason, tmp_path):
+    root = lay(tmp_path, machines.DESKTOP)
+    with metering(root=root) as meter:
+        (root / PACKAGE).write_text("106500000")
+    meter._start, meter._end = 0.0, 2.0
+    record = meter.record(until)
+    assert (record.joules, record.reason) == (joules, reason)
 
 
 # --- which source -------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from edgers_engines.power import tegrastats
 from edgers_engines.power.ina3221 import Ina3221
 from edgers_engines.power.jtop import Jtop
 from edgers_engines.power.rapl import Rapl
-from edgers_engines.power.source import Site
+from edgers_engines.power.source import EndedError, Site
 from edgers_engines.power.tegrastats import Tegrastats, rails
 from edgers_engines.sysfs import UnreadableError
 from tests.engines import machines
@@ -291,6 +291,21 @@ def test_each_reading_is_of_a_later_line(program, tmp_path):
     readings = [source.read() for _ in range(20)]
     source.close()
     assert readings == sorted(set(readings))
+
+
+def test_ctrl_c_at_a_terminal_does_not_reach_tegrastats(program, tmp_path):
+    pid = program(printing(LINES["nano"][0]))
+    source = Tegrastats(site(tmp_path))
+    assert os.getsid(int(pid.read_text())) != os.getsid(0)
+    source.close()
+
+
+def test_a_tegrastats_that_ends_says_that_there_will_be_no_more(program, tmp_path):
+    program("print('VDD_IN 1mW/1mW', flush=True)\n")
+    source = Tegrastats(site(tmp_path))
+    with pytest.raises(EndedError, match="it ended"):
+        source.read()
+    source.close()
 
 
 def test_a_line_that_is_cut_in_pieces_is_read_whole(program, tmp_path):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 
-from edgers_engines.power.source import Source
+from edgers_engines.power.source import EndedError, Source
 from edgers_engines.sysfs import UnreadableError
 
 Reading = tuple[float, float]  # seconds of the monotonic clock, and the value
@@ -21,6 +21,7 @@ class Sampler:
         failed: how many did not.
         why: what the last of these said.
         whole: whether the first and the last of all succeeded.
+        dried_up: whether the source ended, after which it is not read.
     """
 
     def __init__(self, source: Source) -> None:
@@ -28,7 +29,7 @@ class Sampler:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="energy", daemon=True)
         self.readings: list[Reading] = []
-        self.failed, self.why, self.whole = 0, "", True
+        self.failed, self.why, self.whole, self.dried_up = 0, "", True, False
 
     def start(self) -> None:
         """Take the first reading, then go on beside the caller."""
@@ -39,20 +40,22 @@ class Sampler:
         """Take the last reading, after which nothing is read."""
         self._ended.set()
         self._thread.join()
-        self.whole = self._take() and self.whole
+        self.whole = not self.dried_up and self._take() and self.whole
 
     def _run(self) -> None:
         pause = 0.0 if self._source.waits else self._source.interval_ms / 1e3
-        while not self._ended.wait(pause):
+        while not self.dried_up and not self._ended.wait(pause):
             self._take()
 
     def _take(self) -> bool:
         before = time.monotonic()
         try:
             value = self._source.read()
-        except UnreadableError as error:
-            self.failed, self.why = self.failed + 1, str(error)
-            if self._source.waits:  # which it may not have done now
+        except Exception as error:  # noqa: BLE001  whatever it is, what is measured meanwhile must not be lost
+            unexpected = "" if isinstance(error, UnreadableError) else f"{type(error).__name__}: "
+            self.failed, self.why = self.failed + 1, f"{unexpected}{error}"
+            self.dried_up = isinstance(error, EndedError)
+            if self._source.waits and not self.dried_up:  # which it may not have done now
                 self._ended.wait(self._source.interval_ms / 1e3)
             return False
         after = time.monotonic()

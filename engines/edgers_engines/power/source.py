@@ -6,6 +6,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgers_engines.sysfs import UnreadableError
+
+
+class EndedError(UnreadableError):
+    """There is no reading, and there will be none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -42,7 +48,7 @@ class Source(ABC):
         """One reading.
 
         Raises:
-            UnreadableError: there is none now; the next may succeed.
+            UnreadableError: there is none now; the next may succeed, except after an EndedError.
         """
 
     def close(self) -> None:  # noqa: B027  most sources are files, which nobody holds open

@@ -10,7 +10,7 @@ import subprocess
 import time
 
 from edgers_engines.power.rails import total, whole_module
-from edgers_engines.power.source import PowerSource, Site
+from edgers_engines.power.source import EndedError, PowerSource, Site
 from edgers_engines.sysfs import UnreadableError
 
 _PATIENCE = 2.0  # seconds for a line; the first comes after one interval
@@ -66,7 +66,7 @@ class Tegrastats(PowerSource):
                 raise UnreadableError(f"it printed no line for {_PATIENCE:g} s")
             got = os.read(pipe, 1 << 16)
             if not got:
-                raise UnreadableError("it ended")
+                raise EndedError("it ended")
             self._text = (self._text + got)[-(1 << 16) :]
         *lines, self._text = self._text.split(b"\n")
         return lines[-1].decode(errors="replace")
@@ -80,7 +80,11 @@ def rails(line: str) -> dict[str, float]:
 def _started(command: list[str]) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(  # noqa: S603  NVIDIA's program, with a number
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a terminal's Ctrl-C is for the benchmark, which still reads a last line
         )
     except OSError as error:
         raise UnreadableError(f"it cannot be run: {(error.strerror or str(error)).lower()}") from None
