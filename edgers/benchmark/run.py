@@ -151,9 +151,10 @@ def _scenario(settings: Settings, certifier: Certifier, progress: Progress) -> S
     samples, rows = {"single": (1, 1), "stream": (batch, batch), "offline": (pool, min(pool, batch))}[
         settings.scenario
     ]
-    if -(-samples // rows) > AT_MOST:
+    batches = -(-samples // max(rows, 1))  # less than one row is refused where the question is made
+    if batches > AT_MOST:
         raise InputError(
-            f"a pool of {samples} samples is {-(-samples // rows)} batches of {rows}, each a query; a "
+            f"a pool of {samples} samples is {batches} batches of {rows}, each a query; a "
             f"file holds {AT_MOST}: give at most {AT_MOST * rows} with --samples, or a larger --batch-size"
         )
     return Samples(
