@@ -193,7 +193,8 @@ def _asked(benchmark: Benchmark) -> str:
     if s.scenario != "certify":
         return text
     target = "" if s.target_radius is None else f", target R ≥ {s.target_radius:g}"
-    return f"{text}, n {s.samples} after {s.selection} for the class, alpha {s.alpha:g}, {s.method}{target}"
+    before = f" after {s.selection} for the class" if s.selection else ""
+    return f"{text}, n {s.samples}{before}, alpha {s.alpha:g}, {s.method}{target}"
 
 
 def _machine(benchmark: Benchmark) -> str:
