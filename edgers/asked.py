@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edgers.arguments import check_seed
 from edgers.oracle.base import Freezing, Oracle
 from edgers.oracle.named import open_oracle
+from edgers.oracle.settled import settled_by
 from edgers.poll import Poll, Progress
 from edgers_engines.errors import BackendError
 from edgers_engines.image import CameraImage, prepare
@@ -76,6 +77,7 @@ def ask(
     rows: int,
     progress: Progress,
     count: Callable[[Poll, Oracle | Freezing], Counted],
+    whole_answers: bool = False,
 ) -> Asked[Counted]:
     """Prepare the image, and count the answers to noisy copies of it in as large chunks as the memory holds.
 
@@ -86,6 +88,7 @@ def ask(
         rows: samples answered at once; fewer where memory runs out, or the model takes no more.
         progress: called with the number of samples done since the last call; see `Certifier.certify`.
         count: takes from the poll what it needs; called anew with each smaller chunk.
+        whole_answers: generate every answer to its end, although its class is settled before.
 
     Raises:
         InputError, ImageError: the question or the image cannot be used.
@@ -109,6 +112,7 @@ def ask(
             constraint=judge.constraint,
             guard=guard,
             max_new_tokens=judge.max_new_tokens,
+            settled=None if whole_answers else settled_by(judge),
             cautious=True,
         )
         begun = Poll(question, judge, canvas, sigma=sigma, seed=int(seed, 16), progress=report)

@@ -289,7 +289,15 @@ class Certifier:
         self, request: Request, progress: Progress, count: Callable[[Poll, Oracle | Freezing], Counted]
     ) -> Asked[Counted]:
         rows = min(self.batch_size, max(self.rule.samples, self.selection))
-        return ask(self.model, request, sigma=self.rule.sigma, rows=rows, progress=progress, count=count)
+        return ask(
+            self.model,
+            request,
+            sigma=self.rule.sigma,
+            rows=rows,
+            progress=progress,
+            count=count,
+            whole_answers=self._audit is not None,  # its teacher reads them
+        )
 
     def _for(self, judge: Oracle | Freezing) -> Certifier:
         """The one for this oracle: clusters need a selection, which freezes them.

@@ -229,8 +229,12 @@ class Poll:
         labels = label(self.oracle, answers)
         # Held to choices, a row ends where its choice is settled; its label is what it would have said.
         constrained = self.oracle.constraint is not None
-        said = labels if constrained else [answer.text for answer in answers]
+        said = labels if constrained else list(map(_said, answers))
         ended = (text for text, each in zip(said, answers, strict=True) if each.status is not Status.FAILED)
         self._texts.update(ended)
         self.seconds["oracle"] += time.perf_counter() - start
         return labels
+
+
+def _said(answer: Answer) -> str:
+    return f"{answer.text} …" if answer.settled else answer.text

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from edgers.benchmark.record import STAGES, Query
 from edgers.certify import Certifier
 from edgers.oracle.named import open_oracle
+from edgers.oracle.settled import settled_by
 from edgers.poll import Poll, Progress
 from edgers_engines.engine import EngineRecord
 from edgers_engines.errors import BackendError
@@ -162,6 +163,7 @@ class Samples:
             constraint=judge.constraint,
             guard=judge.constraint is not None,
             max_new_tokens=judge.max_new_tokens,
+            settled=settled_by(judge),
             cautious=True,
         )
         self._poll = Poll(self._question, judge, canvas, sigma=sigma, seed=SEED, progress=self._answered)

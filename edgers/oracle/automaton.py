@@ -41,6 +41,10 @@ class Automaton:
         """Whether the words so far are of the pattern."""
         return bool(state >> self._end & 1)
 
+    def always_accepts(self, state: int) -> bool:
+        """Whether all texts that begin with these words are of the pattern: its last star is reached."""
+        return bool(state & self._stars & 1 << self._end)
+
 
 class Product:
     """Rules that read the same text; a state has an entry for each of their patterns and exceptions."""
@@ -67,3 +71,14 @@ class Product:
         """For each rule, whether it matches the words so far."""
         of = [each.accepts(bits) for each, bits in zip(self._automata, state, strict=True)]
         return [of[pattern] and not any(of[pattern + 1 : end]) for pattern, end in self._spans]
+
+    def fates(self, state: State) -> list[bool | None]:
+        """For each rule, whether it matches whatever follows; None where that depends on what follows."""
+        always = [each.always_accepts(bits) for each, bits in zip(self._automata, state, strict=True)]
+        fates: list[bool | None] = []
+        for pattern, end in self._spans:
+            if not state[pattern] or any(always[pattern + 1 : end]):
+                fates.append(False)
+            else:
+                fates.append(True if always[pattern] and not any(state[pattern + 1 : end]) else None)
+        return fates

@@ -43,6 +43,11 @@ class Rules:
         self.rules = tuple(map(Rule, rules.rules))
         self._field = rules.field
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether the rules read the answer itself, not a field of it."""
+        return self._field is None
+
     def classify(self, answers: Sequence[Answer]) -> list[str]:
         """The class of the first rule that matches each answer's text."""
         return self.classify_texts([answer.text for answer in answers])

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from edgers_engines.device import Buffer
 from edgers_engines.errors import InputError
 from edgers_engines.graph_record import held_as
 from edgers_engines.kv_cache import KVCache
+from edgers_engines.prompt import PromptEncoder
 
 if TYPE_CHECKING:
     from edgers_engines.vlm import VisionLanguageModel
@@ -48,13 +50,14 @@ class Answer:
     """One row's answer.
 
     `margin` is the smallest lead, in logits, that a chosen token had over the runner-up; infinite when no
-    token had a rival.
+    token had a rival. `settled` says that it ended before the model ended it: no more was needed.
     """
 
     tokens: tuple[int, ...]
     text: str
     status: Status
     margin: float
+    settled: bool = False
 
 
 class Generation:
@@ -71,6 +74,7 @@ class Generation:
         constraint: which answers are allowed; free text unless given.
         guard: make an answer UNDECIDED when a token's lead is within the bundle's margin tolerance.
         max_new_tokens: the bundle's unless given.
+        settled: of free text, whether an answer that begins like this needs no more tokens.
         cautious: refuse more rows than are predicted to fit, for a caller that can do with fewer.
 
     Attributes:
@@ -93,6 +97,7 @@ class Generation:
         constraint: Constraint | None,
         guard: bool,
         max_new_tokens: int | None,
+        settled: Callable[[str], bool] | None = None,
         cautious: bool = False,
     ) -> None:
         if not 1 <= rows <= model.max_rows:
@@ -123,6 +128,7 @@ class Generation:
         self.decode_steps = 0
         self.first_token_at: float | None = None
         self._model, self._constraint = model, constraint
+        self._settled = None if settled is None else _of_tokens(settled, model.prompts)
         self._tolerance = manifest.decoding.margin_tolerance if guard else None
         self._end = manifest.decoding.end_tokens
         dtype, device = held_as(manifest.activations), model.backend.device
@@ -189,12 +195,16 @@ class Generation:
                 row.status = Status.COMPLETE
             else:
                 row.tokens.append(token)
-                if len(row.tokens) == self.max_new_tokens or self._determined(row):
+                row.settled = self._determined(row)
+                if row.settled or len(row.tokens) == self.max_new_tokens:
                     row.status = Status.COMPLETE
         return [row for row in rows if row.status is None]
 
     def _determined(self, row: _Row) -> bool:
-        return self._constraint is not None and not self._constraint.allowed(tuple(row.tokens))
+        tokens = tuple(row.tokens)
+        if self._constraint is not None:
+            return not self._constraint.allowed(tokens)
+        return self._settled is not None and self._settled(tokens)
 
     def _drop_finished(self, active: list[_Row], logits: Buffer, position: int) -> None:
         """Move the active rows to the front of the cache, where the next, smaller batch is."""
@@ -205,7 +215,8 @@ class Generation:
 
     def _answer(self, row: _Row) -> Answer:
         tokens = tuple(row.tokens)
-        return Answer(tokens, self._model.prompts.decode(tokens), row.status or Status.FAILED, row.margin)
+        text = self._model.prompts.decode(tokens)
+        return Answer(tokens, text, row.status or Status.FAILED, row.margin, row.settled)
 
     def _share_prefix(self) -> None:
         if self._prefix_length == 0:
@@ -222,6 +233,11 @@ class Generation:
             self.seconds[stage] += time.perf_counter() - start
 
 
+def _of_tokens(settled: Callable[[str], bool], prompts: PromptEncoder) -> Callable[[tuple[int, ...]], bool]:
+    """The same of tokens, each beginning looked at once: noisy copies of one image answer much alike."""
+    return lru_cache(maxsize=1024)(lambda tokens: settled(prompts.decode(tokens)))
+
+
 @dataclass(slots=True)
 class _Row:
     """An answer being written: `slot` is its row in the cache."""
@@ -230,3 +246,4 @@ class _Row:
     tokens: list[int] = field(default_factory=list)
     status: Status | None = None
     margin: float = float("inf")
+    settled: bool = False

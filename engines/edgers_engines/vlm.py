@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from msgspec.structs import replace
@@ -146,6 +146,7 @@ class Question(Generation):
         constraint: which answers are allowed; free text unless given.
         guard: make an answer UNDECIDED when a token's lead is within the bundle's margin tolerance.
         max_new_tokens: the bundle's unless given.
+        settled: of free text, whether an answer that begins like this needs no more tokens.
         cautious: refuse more rows than are predicted to fit, for a caller that can do with fewer.
 
     Raises:
@@ -162,6 +163,7 @@ class Question(Generation):
         constraint: Constraint | None = None,
         guard: bool = True,
         max_new_tokens: int | None = None,
+        settled: Callable[[str], bool] | None = None,
         cautious: bool = False,
     ) -> None:
         dimensions = model.bundle.manifest.dimensions
@@ -173,6 +175,7 @@ class Question(Generation):
             constraint=constraint,
             guard=guard,
             max_new_tokens=max_new_tokens,
+            settled=settled,
             cautious=cautious,
         )
         shape = (rows, dimensions.image_tokens, dimensions.hidden)

@@ -136,7 +136,7 @@ def test_times_of_a_query_are_its_own_not_those_of_all_before(certifier, asking)
 def test_free_text_takes_decode_steps_and_choices_that_differ_at_once_take_none(certifier, asking, free_text):
     (sentence,) = asked(samples(certifier, free_text, 4, 4)[0])
     (word,) = asked(samples(certifier, asking, 4, 4)[0])
-    assert sentence.decode_steps > 2
+    assert sentence.decode_steps > 0
     assert word.decode_steps == 0
     (certificate,) = asked(Certificates(certifier, free_text, lambda _samples: None))
     assert certificate.decode_steps >= 2 * sentence.decode_steps  # it asks two batches: selection, votes
