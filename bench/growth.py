@@ -32,7 +32,7 @@ ROUNDS = int(os.environ.get("ROUNDS", "3"))
 SIGMA, WARM_UP, SEED = 0.5, 50, "0123456789abcdeffedcba9876543210"
 MINIATURE = "miniature, free text"
 LARGEST = {"demo, choices": 10_000, "demo, free text": 10_000, MINIATURE: 1000}
-ANYTHING = {"kind": "rules", "name": "anything", "rules": [{"pattern": "*", "label": "anything"}]}
+LAST_WORD = {"kind": "rules", "name": "last word", "rules": [{"pattern": "* stop", "label": "stop"}]}
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class Run:
 
 
 def ask(workload: str, folder: Path) -> dict[str, Any]:
-    """How a workload's answers become classes; what the miniature says, being random, is all one class."""
+    """How a workload's answers become classes; the random miniature's are OTHER, at their end."""
     from edgers import demo
 
     if workload == "demo, choices":
         return {"choices": demo.ACTIONS}
     if workload == "demo, free text":
         return {"oracle": "action"}
-    oracle = folder / "anything.json"
-    oracle.write_text(json.dumps(ANYTHING))
+    oracle = folder / "last-word.json"
+    oracle.write_text(json.dumps(LAST_WORD))
     return {"oracle": str(oracle)}
 
 

@@ -120,6 +120,7 @@ def test_the_demo_models_answers_end_early_and_keep_their_classes(demo_model, de
             assert cut.status is Status.COMPLETE
             assert cut.tokens == told.tokens[: len(cut.tokens)]
             assert oracle.classify([cut]) == oracle.classify([told])
+            assert settled_by(oracle)(cut.text)
             assert cut.settled is (len(cut.tokens) < len(told.tokens))
             assert not told.settled
     assert short.decode_steps < whole.decode_steps / 3
