@@ -158,5 +158,5 @@ def test_the_table_of_decisions_has_every_contender_of_both_ways(decided):
 
 
 def test_intervals_that_overlap_are_covered_once():
-    assert covered([(0, 2), (5, 6), (1, 3), (1.5, 1.75)]) == 4
+    assert covered([(0, 2), (5, 6), (1, 3), (1.5, 1.75), (2, 2.5)]) == 4
     assert covered([]) == 0
