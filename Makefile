@@ -21,6 +21,8 @@ lint: $(FULL)/.installed
 	$(FULL)/bin/mypy
 	$(FULL)/bin/lint-imports
 
+# What the machine does besides: later the one-minute load would be that of the script before.
+bench: export LOAD := $(shell cut -d ' ' -f 1 /proc/loadavg)
 bench: $(FULL)/.installed $(DEVICE)/.installed
 	$(FULL)/bin/python -m pip install --quiet -e '.[bench]'
 	$(FULL)/bin/python bench/certify.py $(DEVICE)/bin/edgers
@@ -35,7 +37,7 @@ bench: $(FULL)/.installed $(DEVICE)/.installed
 	$(FULL)/bin/python bench/oracles.py
 	$(FULL)/bin/python bench/harm.py
 	$(FULL)/bin/python bench/gate.py
-	$(FULL)/bin/python bench/peers.py build/miniature
+	$(FULL)/bin/python bench/peers/compare.py build/miniature
 	$(FULL)/bin/python bench/ablation.py build/miniature
 
 # Over a million hostile inputs, on one core in under half an hour; see docs/robustness.md.

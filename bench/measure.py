@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parent / "results"
 _REST = 0.1  # seconds; threads of the one before may go on spinning for a while
 CORES = len(os.sched_getaffinity(0))
+# Of the minute before this script began, so that its own is not in it. `make bench`, whose scripts come one
+# after the other, says what it was before the first.
+LOAD = float(os.environ.get("LOAD") or os.getloadavg()[0])
 SHORTENED = bool({"SAMPLES", "ROUNDS", "FRAMES"} & os.environ.keys())
 _PACKAGES = ("edgers", "numpy", "onnxruntime", "onnxruntime-genai", "torch", "transformers")
 
@@ -131,7 +134,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Date, processor, memory, system and versions; what cannot be read is left out."""
+    """Date, processor, memory, load before, system and versions; what cannot be read is left out."""
     facts = {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "processor": _first("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
@@ -139,7 +142,7 @@ def machine() -> dict[str, Any]:
         "MHz": _first("/proc/cpuinfo", "cpu MHz"),
         "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "memory": _first("/proc/meminfo", "MemTotal"),
-        "load": round(os.getloadavg()[0], 2),
+        "load before": round(LOAD, 2),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         **{package: _version(package) for package in _PACKAGES},
@@ -171,14 +174,18 @@ def _first(path: str, key: str) -> str | None:
 
 
 def store(name: str, results: Any, tables: str) -> None:  # noqa: ANN401  whatever JSON can hold
-    """Print the tables; unless the run was shortened, write them and the raw numbers into `RESULTS`."""
+    """Print the tables; unless the run was shortened, write them and the raw numbers into `RESULTS`.
+
+    The heading says so where others kept more than half of the cores busy.
+    """
     facts = machine()
-    heading = ", ".join(f"{key} {value}" for key, value in facts.items())
+    title = f"{name}, measured on a busy machine" if LOAD > CORES / 2 else name
+    line = ", ".join(f"{key} {value}" for key, value in facts.items())
     print(tables)
     if SHORTENED:
         return
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(f"# {name}\n\n{heading}\n\n{tables}\n")
+    (RESULTS / f"{name}.md").write_text(f"# {title}\n\n{line}\n\n{tables}\n")
     (RESULTS / f"{name}.json").write_text(json.dumps({"machine": facts, "results": results}, indent=1) + "\n")
 
 

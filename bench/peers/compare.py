@@ -1,4 +1,4 @@
-"""edgers beside what else answers with the same weights: python bench/peers.py [FOLDER].
+"""edgers beside what else answers with the same weights: python bench/peers/compare.py [FOLDER].
 
 The miniature (`miniature.py`); the same weights, tokens and threads for all, in turns, in one process for
 each number of threads, held to as many cores. Three comparisons:
@@ -8,13 +8,13 @@ Pipelines answer n noisy copies of one canvas in chunks of BATCH, greedily, NEW_
                  its time; the others are given the noisy canvases.
   eager          transformers' `generate` (attention: sdpa).
   compiled       the same with a static cache and `torch.compile` around the model's forward.
-  concatenated   edgers' vision graph, then the decoder as optimum exports it (`peer_graphs.py`).
+  concatenated   edgers' vision graph, then the decoder as optimum exports it (`graphs.py`).
   genai's graph  edgers' vision graph, then the decoder that onnxruntime-genai's builder writes.
 
 Decoders take one chunk's prompts, tokens that are drawn at random, whole, since genai's graph continues no
 batch behind a prefix: prefill, then NEW_TOKENS - 1 steps. Graphs are fed embeddings by one loop
-(`greedy.py`); genai's own runtime takes token ids only. Its graph runs with edgers' session options and with
-ONNX Runtime's: the target is against the faster.
+(`decoders.py`); genai's own runtime takes token ids only. Its graph runs with edgers' session options and
+with ONNX Runtime's: the target is against the faster.
 
 Certificates: n0 samples for the class, n that count, free text, by edgers and as Cohen et al. write it down:
 float32 noise, eager `generate`, votes, one after the other, batch after batch.
@@ -33,9 +33,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 import numpy as np
 from graph_time import GraphTime
-from greedy import (
+from measure import CORES, in_turns, store
+from miniature import NEW_TOKENS, POSITIONS, PROMPT, TEXT, VISION, folder, write
+from numpy.typing import NDArray
+from peak import environment, peak
+from peers.decoders import (
     ConcatenatedDecoder,
     Decoder,
     EdgersDecoder,
@@ -44,16 +50,12 @@ from greedy import (
     greedy,
     open_session,
 )
-from measure import CORES, in_turns, store
-from miniature import NEW_TOKENS, POSITIONS, PROMPT, TEXT, VISION, folder, write
-from numpy.typing import NDArray
-from peak import environment, peak
-from peer_graphs import PeerGraphs
-from peer_graphs import write as write_graphs
-from peers_report import report
+from peers.generate import Cohen, Generate, Transformers
+from peers.graphs import PeerGraphs
+from peers.graphs import write as write_graphs
+from peers.tables import report
+from peers.work import IMAGE_TOKENS, gflop
 from recorder import FirstToken, Recorder, Tokens
-from transformers_peer import Cohen, Generate, Transformers
-from work import IMAGE_TOKENS, gflop
 
 from edgers import Bundle
 from edgers.oracle.base import winner

@@ -1,4 +1,4 @@
-"""The tables of `peers.py`, and its targets beside what was measured."""
+"""The tables of `compare.py`, and its targets beside what was measured."""
 
 from __future__ import annotations
 

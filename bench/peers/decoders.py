@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from miniature import NEW_TOKENS, POSITIONS, TEXT
 from numpy.typing import NDArray
-from peer_graphs import KINDS
+from peers.graphs import KINDS
 
 from edgers_engines.device import Buffer
 from edgers_engines.kv_cache import KVCache
