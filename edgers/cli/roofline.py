@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgers.cli.options import PATH, backend_options, bundle_option, json_option
+from edgers.cli.options import PATH, as_share, backend_options, bundle_option, json_option
 from edgers.cli.output import print_json, stdout, write_new
 from edgers_engines.errors import InputError
 
@@ -29,8 +29,10 @@ _ROWS, _SAMPLES = 25, 100
 )
 @click.option(
     "--share",
-    type=float,
-    help="With --profile, the share of the limit that is assumed to be reached  [default: 1, the limit]",
+    callback=as_share,
+    metavar="SHARE",
+    help="With --profile: the share of the limit that is assumed to be reached: 50% or 0.5  "
+    "[default: 100%, the limit]",
 )
 @click.option("--roofs", metavar="NAME", help="Measure here, but under the roofs of this kind of device.")
 @click.option("--rows", type=click.IntRange(1), default=_ROWS, show_default=True, help="Samples at once.")

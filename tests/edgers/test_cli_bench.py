@@ -321,6 +321,35 @@ def test_throttling_at_either_end_is_seen():
     assert "seen: thermal" in shown(replace(b, before=calm, after=hot))
 
 
+def test_a_stored_benchmark_is_shown_and_drawn_without_measuring(bench, tmp_path, monkeypatch):
+    path = tmp_path / "b.json"
+    _, printed, _ = bench(*FEW, "--json", path)
+    monkeypatch.setattr("edgers.benchmark.run.run", None)
+    assert bench("--show", path) == (0, printed, "")
+    files = [tmp_path / name for name in ("c.csv", "c.html", "c.json")]
+    code, *_ = bench("--show", path, "--csv", files[0], "--plot", files[1], "--json", files[2])
+    assert code == 0
+    assert files[0].read_text().count("\n") == len(Benchmark.load(path).queries) + 1
+    assert "not measured: edgers bench --plot measures it" in files[1].read_text()
+    assert files[2].read_bytes() == path.read_bytes()
+    assert json.loads(bench("--show", path, "--json", "-")[1]) == json.loads(path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--duration", "3"), "--show measures nothing: leave out --duration"),
+        (("--bundle", ".", "--samples", "9"), "--show measures nothing: leave out --bundle, --samples"),
+        (("--despite", "sigma"), "go with --compare"),
+        (("--compare", "a.json", "b.json"), "--compare measures nothing: leave out --show"),
+        (("--plot", "p.gif"), "must end in .html"),
+        ((), "cannot read the benchmark 'none.json'"),
+    ],
+)
+def test_what_does_not_go_with_a_stored_benchmark_is_refused(bench, options, says):
+    refused(bench("--show", "none.json", *options), says)
+
+
 def test_what_is_written_is_there_though_nobody_reads_what_is_printed(bench, tmp_path, monkeypatch):
     """A pipe that is closed, or a lost connection, after an hour of measuring."""
 
@@ -335,7 +364,7 @@ def test_what_is_written_is_there_though_nobody_reads_what_is_printed(bench, tmp
 
 
 def test_a_file_that_cannot_be_written_does_not_cost_the_other(bench, tmp_path, monkeypatch):
-    from edgers.cli import bench as module
+    from edgers.cli import show_benchmark as module
 
     def full(path, content):
         if path.suffix == ".csv":

@@ -271,8 +271,9 @@ class TestCommand:
             assert stage["bytes"] == sum(stage["work"][part] for part in ("weights", "values", "cache"))
         assert nano["certificate_seconds"] == nano["certificate_limit_seconds"] > rtx["certificate_seconds"]
 
-    def test_a_share_is_taken_as_it_is_given(self, capsys):
-        run("--profile", "orin-nano-8", "--share", "0.25", "--json")
+    @pytest.mark.parametrize("share", ["0.25", "25%"])
+    def test_a_share_is_taken_as_it_is_given(self, capsys, share):
+        run("--profile", "orin-nano-8", "--share", share, "--json")
         found = json.loads(capsys.readouterr().out)
         assert found["assumed_share"] == 0.25
         assert found["certificate_seconds"] == pytest.approx(4 * found["certificate_limit_seconds"])
@@ -318,6 +319,8 @@ class TestCommand:
             (["--profile", "abacus"], "no device profile 'abacus'"),
             (["--profile", "orin-nano-8", "--threads", "1"], "--profile runs nothing"),
             (["--profile", "orin-nano-8", "--roofs", "orin-nano-8"], "--profile runs nothing"),
+            (["--profile", "orin-nano-8", "--share", "0%"], "must be above 0 and at most 1"),
+            (["--profile", "orin-nano-8", "--share", "150%"], "must be above 0 and at most 1"),
             (["--share", "0.5"], "--share goes with --profile"),
             (["--backend", "tensorrt"], "give the device's kind with --roofs"),
             (["--plot", "roofline.doc"], "must end in one of"),
