@@ -238,6 +238,7 @@ def _measure(options: Options) -> int:
     backend = open_backend(options.backend, device=options.device, threads=options.threads)
     with progress_bar(f"bench {options.scenario}", None) as progress:
         benchmark, ended_early = run(settings, bundle, backend, progress=progress, drive=drive)
+    _tell_smaller_batches(options.batch_size, benchmark)
     deliver(benchmark, options.json_file, options.csv_file)
     if options.plot is not None:
         roofline = _STOPPED if ended_early else _roofline(benchmark, bundle, backend)
@@ -246,6 +247,17 @@ def _measure(options: Options) -> int:
         return 0
     click.echo(f"edgers: {ended_early}; queries that were kept: {len(benchmark.queries)}", err=True)
     return INTERRUPTED if ended_early == measure.INTERRUPTED else 1
+
+
+def _tell_smaller_batches(asked: int | None, benchmark: Benchmark) -> None:
+    s = benchmark.settings
+    if asked is None or s.batch_size >= asked:
+        return
+    most = max(s.samples, s.selection) if s.scenario == "certify" else s.samples
+    why = (
+        f"samples that are drawn: {most}" if s.batch_size == most else "the model or the memory takes no more"
+    )
+    click.echo(f"edgers: batch size {s.batch_size}, not {asked}: {why}", err=True)
 
 
 def _show(path: Path, options: Options) -> int:

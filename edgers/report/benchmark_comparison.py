@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgers.benchmark.comparison import Compared, Comparison
+from edgers.report.words import counted
 from edgers_engines.errors import printable
 
 
@@ -51,7 +52,7 @@ def _warnings(comparison: Comparison) -> Iterator[str]:
     for name, count, measured in zip("AB", comparison.queries, comparison.measured, strict=True):
         if count < measured:
             yield (
-                f"{name}: the first {count} of its {measured} queries, those that have a partner; energy and "
+                f"{name}: the first {count} of its {measured} queries, as many as the other has; energy and "
                 "memory are of all"
             )
     if not comparison.paired:
@@ -102,10 +103,10 @@ def shown(value: float | None, unit: str) -> str:
 
 def _meaning(comparison: Comparison) -> str:
     a, b = comparison.queries
-    paired = f"the first {a} queries of both, paired" if a > 1 else "the first query of both, paired"
-    counted = paired if comparison.paired else f"{a} and {b} queries"
+    queries = counted(b, "query", "queries")
+    compared = f"the first {queries} of both, paired" if comparison.paired else f"{a} and {queries}"
     return (
-        f"{comparison.scenario}, {counted}. Noise: the interval holds 1; of figures that did not change, one "
-        "in twenty misses it all the same. An interval knows what varies within the two runs, not from run "
-        "to run: repeat what matters."
+        f"{comparison.scenario}, {compared}. Noise: the interval holds 1; of figures that did not change, "
+        "one in twenty misses it all the same. An interval knows what varies within the two runs, not from "
+        "run to run: repeat what matters."
     )

@@ -159,13 +159,13 @@ def test_the_values_are_those_of_the_summary(before, after):
 def test_with_equal_seeds_the_longer_run_is_cut_to_pairs_and_with_others_it_is_not(before):
     longer = run(4, count=300)
     assert compare_benchmarks(before, longer).queries == (240, 240)
-    assert "! B: the first 240 of its 300 queries, those that have a partner" in said(
+    assert "! B: the first 240 of its 300 queries, as many as the other has" in said(
         compare_benchmarks(before, longer)
     )
     assert "! A: the first 240 of its 300 queries" in said(compare_benchmarks(longer, before))
     other = replace(longer, settings=replace(longer.settings, seed="1" * 32))
     comparison = compare_benchmarks(before, other)
-    assert "queries, those" not in said(comparison)
+    assert "queries, as many" not in said(comparison)
     assert (comparison.paired, comparison.queries) == (False, (240, 300))
     assert "! other seeds" in said(comparison)
 
