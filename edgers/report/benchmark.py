@@ -127,10 +127,7 @@ def facts(benchmark: Benchmark) -> tuple[tuple[str, str], ...]:
     b, summary = benchmark, summarise(benchmark)
     measured, warming = (counted(count, "query", "queries") for count in (len(b.queries), b.warm_up.queries))
     return (
-        (
-            "measured",
-            f"{measured} in {summary.seconds:.1f} s, from {b.started_at}",
-        ),
+        ("measured", f"{measured} in {summary.seconds:.1f} s, from {b.started_at}"),
         ("warm-up", f"{warming} in {b.warm_up.seconds:.1f} s; {b.warm_up.said}"),
         ("memory", _memory(b.memory)),
         ("energy", _energy(b, summary)),
@@ -208,8 +205,8 @@ def _machine(benchmark: Benchmark) -> str:
     board = "" if m.model is None else f"{m.model}: "
     return (
         f"{board}{m.processor}, {counted(m.cores, 'core')}, {_bytes(m.memory_bytes)}, {m.system}; "
-        f"bundle {s.bundle} ({s.bundle_digest[:16]}) in {m.engine.precision} on {m.engine.backend} {m.engine.version}, "
-        f"{m.engine.device}, {counted(m.threads, 'thread')}"
+        f"bundle {s.bundle} ({s.bundle_digest[:16]}) in {m.engine.precision} on {m.engine.backend} "
+        f"{m.engine.version}, {m.engine.device}, {counted(m.threads, 'thread')}"
     )
 
 
