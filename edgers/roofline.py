@@ -135,13 +135,14 @@ class Roofline(Record, frozen=True, kw_only=True):
 
 def measured_roofs(peaks: Peaks, device: str, threads: int) -> Roofs:
     """Of the machine that this runs on."""
+    noun = "thread" if threads == 1 else "threads"
 
     def roof(rate: Rate, unit: str) -> Roof:
         spread = (
             f"{rate.least / 1e9:.4g} to {rate.best / 1e9:.4g} {unit} in {rate.tries} tries, "
             f"median {rate.median / 1e9:.4g}"
         )
-        return Roof(per_second=rate.best, source=f"measured by {rate.by}, {threads} threads: {spread}")
+        return Roof(per_second=rate.best, source=f"measured by {rate.by}, {threads} {noun}: {spread}")
 
     return Roofs(
         device=device,

@@ -81,6 +81,7 @@ class Comparison(Record, frozen=True, kw_only=True):
     Attributes:
         scenario: of both.
         queries: that were compared, of A and of B.
+        measured: queries that there are in A and in B; of pairs the longer run has more than were compared.
         paired: whether query i of both has the same noise.
         expected: differences in what was asked, which the caller knew of.
         circumstances: differences in machine, versions and power mode.
@@ -90,6 +91,7 @@ class Comparison(Record, frozen=True, kw_only=True):
 
     scenario: Scenario
     queries: tuple[int, int]
+    measured: tuple[int, int]
     paired: bool
     expected: tuple[Difference, ...]
     circumstances: tuple[Difference, ...]
@@ -147,6 +149,7 @@ def compare_benchmarks(a: Benchmark, b: Benchmark, expected: Collection[str] = (
     return Comparison(
         scenario=a.settings.scenario,
         queries=(len(one), len(two)),
+        measured=(len(a.queries), len(b.queries)),
         paired=paired,
         expected=known,
         circumstances=circumstances_differences(a, b),

@@ -45,7 +45,10 @@ class Windows:
         if len(self.medians) < 2:
             return f"not known to be steady: there was no time for two windows of {_WINDOW}; warm up longer"
         before, newest = self.medians[-2:]
-        medians = f"from {before:.4g} to {newest:.4g} ms between windows of {_WINDOW}"
+        ends = f"{before:.4g}", f"{newest:.4g}"
+        if ends[0] == ends[1]:
+            return f"steady: the median stayed at {ends[0]} ms between windows of {_WINDOW}"
+        medians = f"from {ends[0]} to {ends[1]} ms between windows of {_WINDOW}"
         if self.steady:
             return f"steady: the median went {medians}"
         if newest > before:

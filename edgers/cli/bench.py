@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgers.cli.compare_benchmarks import compare, only_comparing, percent
-from edgers.cli.options import PATH, backend_options, bundle_option, named, question_options
-from edgers.cli.output import print_json, progress_bar, stderr, stdout, write_new
+from edgers.cli.compare_benchmarks import compare, measures_nothing
+from edgers.cli.options import PATH, as_share, backend_options, bundle_option, named, question_options
+from edgers.cli.output import progress_bar
+from edgers.cli.show_benchmark import PAGE, STDOUT, deliver, draw
 from edgers_engines.atomic import check_new
 from edgers_engines.errors import EdgersError, InputError
 
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from edgers_engines.engine import Backend
 
 INTERRUPTED = 130
-STDOUT = Path("-")
 _DEMO = "  [default: the demo's]"
-_PAGE = ".html"
 _STOPPED = "not measured: the benchmark ended early"
 
 
@@ -74,7 +72,7 @@ class Options:
             if targets.count(target) > 1:
                 raise InputError(f"two outputs are both {target}: give each its own name")
             check_new(target)
-        if self.plot is not None and self.plot.suffix.lower() == _PAGE:
+        if self.plot is not None and self.plot.suffix.lower() == PAGE:
             from edgers.report.benchmark_page import check_page
 
             check_page()
@@ -83,7 +81,7 @@ class Options:
 
             if self.plot.suffix[1:].lower() not in FORMATS:
                 raise InputError(
-                    f"{self.plot} must end in {_PAGE}, {', '.join(f'.{name}' for name in FORMATS)}"
+                    f"{self.plot} must end in {PAGE}, {', '.join(f'.{name}' for name in FORMATS)}"
                 )
             check_plotting(self.plot)
 
@@ -191,15 +189,23 @@ class Options:
 )
 @click.option(
     "--fail-if-slower",
-    callback=percent,
-    metavar="PERCENT",
-    help="With --compare: exit with 1 if all of the 95% interval of the slow-down is above this, such as 5%.",
+    callback=as_share,
+    metavar="SHARE",
+    help="With --compare: exit with 1 if all of the 95% interval of the slow-down is above this: 5% or 0.05.",
+)
+@click.option(
+    "--show",
+    "shown",
+    type=PATH,
+    metavar="FILE.json",
+    help="Measure nothing: print a file of --json, and draw it with --plot, without the roofline.",
 )
 def command(
     *,
     compared: tuple[Path, Path] | None,
     despite: tuple[str, ...],
     fail_if_slower: float | None,
+    shown: Path | None,
     **given: Any,  # noqa: ANN401  the fields of Options
 ) -> int:
     """Measure a bundle on this device.
@@ -209,12 +215,19 @@ def command(
     it certifies on the way is worth nothing.
     """
     if compared is not None:
-        only_comparing(click.get_current_context())
+        takes = ("compared", "despite", "fail_if_slower", "json_file")
+        measures_nothing(click.get_current_context(), "--compare", *takes)
         return compare(*compared, despite=despite, tolerance=fail_if_slower, json_file=given["json_file"])
     if despite or fail_if_slower is not None:
         raise InputError("--despite and --fail-if-slower go with --compare")
     options = Options(**given)
+    if shown is not None:
+        measures_nothing(click.get_current_context(), "--show", "shown", "json_file", "csv_file", "plot")
     options.check_outputs()
+    return _measure(options) if shown is None else _show(shown, options)
+
+
+def _measure(options: Options) -> int:
     settings, drive = options.settings(), options.drive()
     from edgers.benchmark import measure
     from edgers.benchmark.run import run
@@ -225,40 +238,37 @@ def command(
     backend = open_backend(options.backend, device=options.device, threads=options.threads)
     with progress_bar(f"bench {options.scenario}", None) as progress:
         benchmark, ended_early = run(settings, bundle, backend, progress=progress, drive=drive)
-    _deliver(benchmark, options)
+    _tell_smaller_batches(options.batch_size, benchmark)
+    deliver(benchmark, options.json_file, options.csv_file)
     if options.plot is not None:
         roofline = _STOPPED if ended_early else _roofline(benchmark, bundle, backend)
-        write_new(options.plot, _drawn(benchmark, options.plot, roofline))
+        draw(benchmark, options.plot, roofline)
     if ended_early is None:
         return 0
     click.echo(f"edgers: {ended_early}; queries that were kept: {len(benchmark.queries)}", err=True)
     return INTERRUPTED if ended_early == measure.INTERRUPTED else 1
 
 
-def _deliver(benchmark: Benchmark, options: Options) -> None:
-    from edgers.report.benchmark import benchmark_lines, queries_csv
-
-    # Each is done whatever becomes of the others: nothing that was measured is lost.
-    with ExitStack() as stack:
-        if options.json_file == STDOUT:
-            stack.callback(print_json, benchmark)
-        elif options.json_file is not None:
-            stack.callback(lambda path: write_new(path, benchmark.to_json()), options.json_file)
-        if options.csv_file is not None:
-            stack.callback(lambda path: write_new(path, queries_csv(benchmark)), options.csv_file)
-        out = stderr() if options.json_file == STDOUT else stdout()
-        for line in benchmark_lines(benchmark):
-            out.print(line)
+def _tell_smaller_batches(asked: int | None, benchmark: Benchmark) -> None:
+    s = benchmark.settings
+    if asked is None or s.batch_size >= asked:
+        return
+    most = max(s.samples, s.selection) if s.scenario == "certify" else s.samples
+    why = (
+        f"samples that are drawn: {most}" if s.batch_size == most else "the model or the memory takes no more"
+    )
+    click.echo(f"edgers: batch size {s.batch_size}, not {asked}: {why}", err=True)
 
 
-def _drawn(benchmark: Benchmark, path: Path, roofline: Roofline | str) -> bytes:
-    if path.suffix.lower() == _PAGE:
-        from edgers.report.benchmark_page import benchmark_html
+def _show(path: Path, options: Options) -> int:
+    from edgers.benchmark.record import Benchmark
+    from edgers.report.benchmark_plot import NOT_MEASURED
 
-        return benchmark_html(benchmark, roofline)
-    from edgers.report.benchmark_plot import plot_benchmark
-
-    return plot_benchmark(benchmark, path.suffix[1:], roofline)
+    benchmark = Benchmark.load(path)
+    deliver(benchmark, options.json_file, options.csv_file)
+    if options.plot is not None:
+        draw(benchmark, options.plot, NOT_MEASURED)
+    return 0
 
 
 def _roofline(benchmark: Benchmark, bundle: Bundle, backend: Backend) -> Roofline | str:

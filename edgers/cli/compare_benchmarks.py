@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -13,42 +14,32 @@ from edgers.cli.output import print_json, stderr, stdout, write_new
 from edgers_engines.atomic import check_new
 from edgers_engines.errors import InputError
 
+if TYPE_CHECKING:
+    from edgers.benchmark.comparison import Comparison
+
 SLOWER = 1
 STDOUT = Path("-")
-_OPTIONS = ("compared", "despite", "fail_if_slower", "json_file")
 
 
-def percent(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
-    """The share that such as 5% says; the sign is required, for a bare 5 might mean anything.
+def measures_nothing(ctx: click.Context, option: str, *takes: str) -> None:
+    """Refuse options that an option which measures nothing has no use for.
 
-    Raises:
-        BadParameter: no percentage of at least 0.
-    """
-    if text is None:
-        return None
-    try:
-        value = float(text.removesuffix("%")) if text.endswith("%") else math.nan
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise click.BadParameter(f"{text!r} is not a percentage of at least 0, such as 5%")
-    return value / 100
-
-
-def only_comparing(ctx: click.Context) -> None:
-    """Refuse options that say how to measure.
+    Args:
+        ctx: of the command.
+        option: as it is spelled.
+        takes: the names of the parameters that go with it.
 
     Raises:
-        InputError: one was given.
+        InputError: another one was given.
     """
     given = [
         parameter.opts[0]
         for parameter in ctx.command.params
-        if parameter.name not in _OPTIONS
+        if parameter.name not in takes
         and ctx.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
     ]
     if given:
-        raise InputError(f"--compare measures nothing: leave out {', '.join(given)}")
+        raise InputError(f"{option} measures nothing: leave out {', '.join(given)}")
 
 
 def compare(
@@ -74,13 +65,17 @@ def compare(
         print_json(comparison_json(comparison))
     elif json_file is not None:
         write_new(json_file, msgspec.json.encode(comparison_json(comparison)) + b"\n")
-    if tolerance is None or not comparison.slower_than(tolerance):
-        return 0
-    figure = comparison.deciding
+    return 0 if tolerance is None else _judge(comparison, tolerance)
+
+
+def _judge(comparison: Comparison, tolerance: float) -> int:
+    """Say what was held against which limit, whichever way it went."""
+    slower, figure = comparison.slower_than(tolerance), comparison.deciding
     low, high = figure.slowdown or (math.nan, math.nan)
+    verdict, lies = ("slower", "all of it") if slower else ("not shown to be slower", "not all of it")
     click.echo(
-        f"edgers: slower: by {figure.name}, B takes {low:.3f} to {high:.3f} times as long as A (95%), "
-        f"all of it above the {1 + tolerance:.4g} that is tolerated",
+        f"edgers: {verdict}: by {figure.name}, B takes {low:.3f} to {high:.3f} times as long as A (95%), "
+        f"{lies} above the {1 + tolerance:.4g} that is tolerated",
         err=True,
     )
-    return SLOWER
+    return SLOWER if slower else 0

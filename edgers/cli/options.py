@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -37,6 +38,23 @@ def bundle_option(command: Command) -> Command:
     return click.option(
         "--bundle", "bundle_path", type=PATH, help="Bundle directory; the demo bundle unless given."
     )(command)
+
+
+def as_share(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
+    """The share that 5% or 0.05 says; without the sign at most 1, for a bare 5 might mean anything.
+
+    Raises:
+        BadParameter: it is none of at least 0.
+    """
+    if text is None:
+        return None
+    try:
+        number = float(text.removesuffix("%"))
+    except ValueError:
+        number = math.nan
+    if not (0 <= number < math.inf and (text.endswith("%") or number <= 1)):
+        raise click.BadParameter(f"{text!r} is not a share of at least 0, such as 5% or 0.05")
+    return number / 100 if text.endswith("%") else number
 
 
 def json_option(command: Command) -> Command:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgers.cli.options import PATH, backend_options, bundle_option, json_option
+from edgers.cli.options import PATH, as_share, backend_options, bundle_option, json_option
 from edgers.cli.output import print_json, stdout, write_new
+from edgers_engines.device_profile import device_profiles
 from edgers_engines.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,23 +17,26 @@ if TYPE_CHECKING:
     from edgers_engines.bundle import Bundle
 
 _ROWS, _SAMPLES = 25, 100
+_PROFILES = ", ".join(profile.name for profile in device_profiles())
 
 
-@click.command("roofline")
+@click.command("roofline", epilog=f"\b\nKinds of devices:\n  {_PROFILES}")
 @bundle_option
 @click.option(
     "--profile",
     "profiles",
     multiple=True,
     metavar="NAME",
-    help="Predict for this kind of device, which need not be here; may be repeated.",
+    help="Predict for this kind of device, which need not be here; may be repeated. Named below.",
 )
 @click.option(
     "--share",
-    type=float,
-    help="With --profile, the share of the limit that is assumed to be reached  [default: 1, the limit]",
+    callback=as_share,
+    metavar="SHARE",
+    help="With --profile: the share of the limit that is assumed to be reached: 50% or 0.5  "
+    "[default: 100%, the limit]",
 )
-@click.option("--roofs", metavar="NAME", help="Measure here, but under the roofs of this kind of device.")
+@click.option("--roofs", metavar="NAME", help="Measure here, but under the roofs of such a kind of device.")
 @click.option("--rows", type=click.IntRange(1), default=_ROWS, show_default=True, help="Samples at once.")
 @click.option(
     "--samples", type=click.IntRange(1), default=_SAMPLES, show_default=True, help="Of a certificate, in all."

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from edgers.benchmark.record import STAGES, Benchmark, MemoryRecord
 from edgers.benchmark.summary import PERCENTILES, Distribution, Summary, queries_needed, summarise
+from edgers.report.words import between, counted
 from edgers_engines.device_state import DeviceState, throttling_between
 from edgers_engines.errors import printable
 
@@ -124,9 +125,10 @@ def _stages(summary: Summary) -> Table:
 def facts(benchmark: Benchmark) -> tuple[tuple[str, str], ...]:
     """How it was measured, and what the device did meanwhile."""
     b, summary = benchmark, summarise(benchmark)
+    measured, warming = (counted(count, "query", "queries") for count in (len(b.queries), b.warm_up.queries))
     return (
-        ("measured", f"{len(b.queries)} queries in {summary.seconds:.1f} s, from {b.started_at}"),
-        ("warm-up", f"{b.warm_up.queries} queries in {b.warm_up.seconds:.1f} s; {b.warm_up.said}"),
+        ("measured", f"{measured} in {summary.seconds:.1f} s, from {b.started_at}"),
+        ("warm-up", f"{warming} in {b.warm_up.seconds:.1f} s; {b.warm_up.said}"),
         ("memory", _memory(b.memory)),
         ("energy", _energy(b, summary)),
         ("throttling", _throttling(b)),
@@ -180,7 +182,8 @@ def _missing(state: DeviceState, what: str) -> str:
 def _numbers(values: dict[str, float], unit: str) -> str:
     """Each by its name; of many, as of the cores of a server, how far apart they are."""
     if len(values) > _NAMED:
-        return f"{min(values.values()):.0f} to {max(values.values()):.0f} {unit} ({len(values)} of them)"
+        least, most = (f"{end(values.values()):.0f}" for end in (min, max))
+        return f"{between(least, most)} {unit} ({len(values)} of them)"
     return ", ".join(f"{name} {value:.0f} {unit}" for name, value in values.items())
 
 
@@ -189,7 +192,7 @@ def _asked(benchmark: Benchmark) -> str:
     by = ", ".join(s.choices) if s.choices is not None else f"by the oracle {s.oracle!r}"
     text = f"{s.prompt!r} of {s.image}, {by}; sigma {s.sigma:g}, batches of {s.batch_size}"
     if s.scenario == "offline":
-        return f"{text}, {s.samples} samples at once"
+        return f"{text}, {counted(s.samples, 'sample')} at once"
     if s.scenario != "certify":
         return text
     target = "" if s.target_radius is None else f", target R ≥ {s.target_radius:g}"
@@ -201,9 +204,9 @@ def _machine(benchmark: Benchmark) -> str:
     m, s = benchmark.machine, benchmark.settings
     board = "" if m.model is None else f"{m.model}: "
     return (
-        f"{board}{m.processor}, {m.cores} cores, {_bytes(m.memory_bytes)}, {m.system}; bundle {s.bundle} "
-        f"({s.bundle_digest[:16]}) in {m.engine.precision} on {m.engine.backend} {m.engine.version}, "
-        f"{m.engine.device}, {m.threads} threads"
+        f"{board}{m.processor}, {counted(m.cores, 'core')}, {_bytes(m.memory_bytes)}, {m.system}; "
+        f"bundle {s.bundle} ({s.bundle_digest[:16]}) in {m.engine.precision} on {m.engine.backend} "
+        f"{m.engine.version}, {m.engine.device}, {counted(m.threads, 'thread')}"
     )
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgers.benchmark.comparison import Compared, Comparison
+from edgers.report.words import counted
 from edgers_engines.errors import printable
 
 
@@ -48,6 +49,12 @@ def _warnings(comparison: Comparison) -> Iterator[str]:
     for each in comparison.circumstances:
         yield f"not the same {each.field}: A {each.a}, B {each.b}"
     yield from comparison.remarks
+    for name, count, measured in zip("AB", comparison.queries, comparison.measured, strict=True):
+        if count < measured:
+            yield (
+                f"{name}: the first {count} of its {measured} queries, as many as the other has; energy and "
+                "memory are of all"
+            )
     if not comparison.paired:
         yield "other seeds: no query of A has the noise of one of B, so they are not paired"
 
@@ -96,9 +103,10 @@ def shown(value: float | None, unit: str) -> str:
 
 def _meaning(comparison: Comparison) -> str:
     a, b = comparison.queries
-    counted = f"the first {a} queries of both, paired" if comparison.paired else f"{a} and {b} queries"
+    queries = counted(b, "query", "queries")
+    compared = f"the first {queries} of both, paired" if comparison.paired else f"{a} and {queries}"
     return (
-        f"{comparison.scenario}, {counted}. Noise: the interval holds 1; of figures that did not change, one "
-        "in twenty misses it all the same. An interval knows what varies within the two runs, not from run "
-        "to run: repeat what matters."
+        f"{comparison.scenario}, {compared}. Noise: the interval holds 1; of figures that did not change, "
+        "one in twenty misses it all the same. An interval knows what varies within the two runs, not from "
+        "run to run: repeat what matters."
     )

@@ -13,6 +13,7 @@ from edgers.report.benchmark_plot import NOT_MEASURED
 from edgers.report.inline_svg import inline_svg
 from edgers.report.panels import panels
 from edgers.report.panels.panel import number
+from edgers.report.words import counted
 from edgers.roofline import Roofline
 from edgers_engines.device_state import throttling_between
 from edgers_engines.errors import InputError, printable
@@ -129,7 +130,7 @@ def _machine(benchmark: Benchmark) -> tuple[tuple[str, str], ...]:
         ("processor", m.processor),
         ("board", m.model or "it has no name"),
         ("system", m.system),
-        ("cores and memory", f"{m.cores} cores, {m.memory_bytes / 2**30:.1f} GiB"),
+        ("cores and memory", f"{counted(m.cores, 'core')}, {m.memory_bytes / 2**30:.1f} GiB"),
         ("engine", f"{m.engine.backend} {m.engine.version}, {m.engine.provider}, {m.engine.device}"),
         ("precision", m.engine.precision),
         ("threads", str(m.threads)),

@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from edgers.report.colours import AMBER, BLUE, GREEN, GREY
+from edgers.report.words import between, counted
 from edgers.roofline import Roof, Roofline, Roofs
 from edgers_engines.errors import printable
 
@@ -26,13 +27,18 @@ def roofline_table(roofline: Roofline) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("stage", no_wrap=True)
     predicted = roofline.prediction
-    times = [f"at {roofline.assumed_share:.0%}"] if predicted else ["measured", "share"]
+    limit_itself = predicted and roofline.assumed_share == 1  # it would say each limit again
+    times = (
+        [] if limit_itself else [f"at {roofline.assumed_share:.0%}"] if predicted else ["measured", "share"]
+    )
     for name in ("GFLOP", "MB", "FLOP/B", "bound", "limit", *times):
         table.add_column(name, justify="right", no_wrap=True)
     for stage in roofline.stages:
         work = stage.work
         row = [f"{work.total_flops / 1e9:.3g}", f"{work.nbytes / 1e6:.3g}", f"{work.intensity:.3g}"]
-        row += [stage.bound_by, *map(duration, (stage.limit_seconds, stage.seconds))]
+        row += [stage.bound_by, duration(stage.limit_seconds)]
+        if not limit_itself:
+            row.append(duration(stage.seconds))
         if stage.spread is not None:
             row.append(f"{stage.share:.0%}")
         table.add_row(stage.name, *row)
@@ -97,7 +103,7 @@ def draw(axes: Axes, roofline: Roofline) -> None:
     axes.set_ylabel("GFLOP/s")
     share = roofline.assumed_share
     said = f"PREDICTION at {share:.0%} of the limit" if roofline.prediction else "measured"
-    title = f"{roofline.roofs.device}\n{roofline.rows} samples at once: {said}"
+    title = f"{roofline.roofs.device}\n{counted(roofline.rows, 'sample')} at once: {said}"
     axes.set_title("\n".join(map(printable, title.split("\n"))), fontsize=10, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, alpha=0.25)
@@ -135,20 +141,20 @@ def _draw_roofs(axes: Axes, roofs: Roofs, kinds: Sequence[str], low: float, high
 
 def _subject(roofline: Roofline) -> str:
     asked = (
-        f"{roofline.rows} samples at once, {roofline.positions} positions of image and question, answers of "
-        f"{roofline.tokens} tokens"
+        f"{counted(roofline.rows, 'sample')} at once, {counted(roofline.positions, 'position')} of image and "
+        f"question, answers of {counted(roofline.tokens, 'token')}"
     )
     if roofline.prediction:
         return (
             f"PREDICTION for {roofline.roofs.device}, which is not this machine: {asked}. Nothing was "
             "measured."
         )
-    return f"{roofline.roofs.device}: {asked}."
+    return f"Under the roofs of {roofline.roofs.device}: {asked}."
 
 
 def _spreads(roofline: Roofline) -> list[str]:
     spreads = [(stage.name, *stage.spread) for stage in roofline.stages if stage.spread]
-    ranges = (f"{name} {duration(least)} to {duration(most)}" for name, least, most in spreads)
+    ranges = (f"{name} {between(duration(least), duration(most))}" for name, least, most in spreads)
     return [f"measured: the median; {', '.join(ranges)}"] if spreads else []
 
 
@@ -166,7 +172,7 @@ def _billions(roof: Roof) -> str:
 
 def _certificate(roofline: Roofline) -> str:
     seconds, least = map(duration, (roofline.certificate_seconds, roofline.certificate_limit_seconds))
-    graphs = f"A certificate of {roofline.samples} samples: the graphs take"
+    graphs = f"A certificate of {counted(roofline.samples, 'sample')}: the graphs take"
     if not roofline.prediction:
         return f"{graphs} {seconds} by these times, and no less than {least} at the limit."
     if roofline.assumed_share == 1:

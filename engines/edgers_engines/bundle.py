@@ -58,8 +58,6 @@ class Bundle:
         """
         root = Path(path)
         found = _regular_files(root, hard_links=hard_links)
-        if MANIFEST not in found:
-            raise BundleError(f"{root} has no {MANIFEST}: it is not a bundle; `edgers export` writes one")
         text = _read(root / MANIFEST, MAX_MANIFEST_BYTES)
         try:
             manifest = parse(text, Manifest)
@@ -90,6 +88,17 @@ class Bundle:
         return Weights(self.path, _file(self.manifest, name or self.manifest.weights))
 
 
+def _check_manifest_is_there(root: Path) -> None:
+    """First, so that some other folder is told what it is and not what is odd about its files."""
+    try:
+        (root / MANIFEST).lstat()
+    except FileNotFoundError:
+        raise BundleError(
+            f"{root} has no {MANIFEST}: it is not a bundle; give the folder that `edgers export` or "
+            "`edgers unpack` wrote"
+        ) from None
+
+
 def _regular_files(root: Path, *, hard_links: bool) -> set[str]:
     try:
         if not stat.S_ISDIR(root.lstat().st_mode):
@@ -97,6 +106,7 @@ def _regular_files(root: Path, *, hard_links: bool) -> set[str]:
                 f"{root} is not a directory, which a bundle is: a packed one is unpacked first "
                 "(`edgers unpack`), and links are not followed"
             )
+        _check_manifest_is_there(root)
         with os.scandir(root) as entries:
             some = islice(entries, MAX_FILES + 1)
             found = {entry.name: entry.stat(follow_symlinks=False) for entry in some}

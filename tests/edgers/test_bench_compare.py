@@ -3,6 +3,7 @@
 import io
 import json
 
+import click
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -158,8 +159,13 @@ def test_the_values_are_those_of_the_summary(before, after):
 def test_with_equal_seeds_the_longer_run_is_cut_to_pairs_and_with_others_it_is_not(before):
     longer = run(4, count=300)
     assert compare_benchmarks(before, longer).queries == (240, 240)
+    assert "! B: the first 240 of its 300 queries, as many as the other has" in said(
+        compare_benchmarks(before, longer)
+    )
+    assert "! A: the first 240 of its 300 queries" in said(compare_benchmarks(longer, before))
     other = replace(longer, settings=replace(longer.settings, seed="1" * 32))
     comparison = compare_benchmarks(before, other)
+    assert "queries, as many" not in said(comparison)
     assert (comparison.paired, comparison.queries) == (False, (240, 300))
     assert "! other seeds" in said(comparison)
 
@@ -252,10 +258,16 @@ def call(*arguments):
 
 def test_the_exit_code_is_1_where_b_is_slower_than_is_tolerated(files, capsys):
     assert call("--compare", *files) == 0
-    assert call("--compare", *files, "--fail-if-slower", "50%") == 0
     assert capsys.readouterr().err == ""
-    assert call("--compare", *files, "--fail-if-slower", "5%") == SLOWER == 1
-    assert "slower: by latency p50, B takes 1.1" in capsys.readouterr().err
+    assert call("--compare", *files, "--fail-if-slower", "50%") == 0
+    passed = capsys.readouterr().err
+    assert passed.startswith("edgers: not shown to be slower: by latency p50, B takes 1.1")
+    assert passed.endswith("(95%), not all of it above the 1.5 that is tolerated\n")
+    for limit in ("5%", "0.05"):
+        assert call("--compare", *files, "--fail-if-slower", limit) == SLOWER == 1
+        failed = capsys.readouterr().err
+        assert failed.startswith("edgers: slower: by latency p50, B takes 1.1")
+        assert failed.endswith("(95%), all of it above the 1.05 that is tolerated\n")
     assert call("--compare", *files[::-1], "--fail-if-slower", "0%") == 0
 
 
@@ -267,9 +279,9 @@ def test_json_on_stdout_leaves_the_table_to_stderr(files, capsys, tmp_path):
     assert json.loads(out) == json.loads((tmp_path / "c.json").read_text())
 
 
-@pytest.mark.parametrize("percent", ["5", "-1%", "five%", "nan%", "inf%"])
-def test_a_tolerance_is_a_percentage(files, percent):
-    with pytest.raises(Exception, match="is not a percentage"):
+@pytest.mark.parametrize("percent", ["5", "1.01", "-1%", "-0.1", "five%", "nan%", "nan", "inf%", "", "%"])
+def test_a_tolerance_is_a_percentage_or_a_share_of_at_most_1(files, percent):
+    with pytest.raises(click.BadParameter, match="is not a share of at least 0, such as 5%"):
         call("--compare", *files, f"--fail-if-slower={percent}")
 
 

@@ -233,6 +233,11 @@ def test_a_picture_is_of_the_type_that_is_asked_for(benchmark, file_type):
         assert drawn.startswith(b"%PDF")
 
 
+def test_a_part_of_one_query_is_no_range():
+    (row,) = next(panel for panel in panels(simulated(count=1), "none") if panel.key == "time").rows
+    assert row[0] == "1"
+
+
 def texts(panel):
     """What a reader finds in the picture."""
     return " ".join(re.sub(r"<[^>]*>", " ", inline_svg(panel)).split())
@@ -261,6 +266,8 @@ def test_what_is_not_known_is_said_where_it_would_be(benchmark):
     unknown = replace(simulated(count=9), energy=EnergyRecord(joules=None, reason="no meter is there"))
     found = drawn(unknown, "not measured: no time")
     assert "not known: no meter is there" in found["energy"]
+    page = benchmark_html(unknown).decode()
+    assert page.count("no meter is there") == 2, "in the picture, and among the facts"
     assert "not measured: no time" in found["roofline"]
     assert "p90 needs 10 queries" in found["latency"]
     assert "p99 needs 100 queries" in found["latency"]

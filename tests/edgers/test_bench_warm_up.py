@@ -65,6 +65,10 @@ def test_warming_up_that_is_cut_short_says_that_nobody_knows():
     assert "not known to be steady" in record.said
 
 
+def test_a_median_that_stayed_is_said_once():
+    assert windows(*[17.0] * 60).said().startswith("steady: the median stayed at 17 ms between windows")
+
+
 def test_a_warm_up_that_still_falls_is_not_called_steady():
     still = windows(*[2 * LONG] * FEWEST, *[LONG] * FEWEST)
     assert still.said().startswith("not steady, warm up longer: the median went from 200 to 100 ms")

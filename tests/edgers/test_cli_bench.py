@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from edgers.benchmark.summary import summarise
 from edgers.report.benchmark import benchmark_lines
 from edgers_engines.energy import EnergyRecord
 from edgers_engines.errors import BackendError
+from edgers_engines.vlm import VisionLanguageModel
 from tests.edgers.benchmarks import benchmark, query
 
 SHORT = ("--duration", "0.001", "--warmup", "0")
@@ -225,6 +227,39 @@ def test_a_bundle_whose_oracles_are_gone_is_measured_with_choices(bench, bundle_
     refused(bench(*FEW, "--bundle", bundle_copy, "--oracle", "robot-action"), "it has: none")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--samples", "24"), "batch size 24, not 30: samples that are drawn: 24"),
+        (("--samples", "4", "--selection", "6"), "batch size 6, not 30: samples that are drawn: 6"),
+        (("--samples", "24", "--scenario", "offline"), "batch size 24, not 30: samples that are drawn: 24"),
+        (("--samples", "30"), None),
+        (("--samples", "24"), None),
+    ],
+)
+def test_a_batch_that_is_smaller_than_was_asked_for_is_said(bench, options, said):
+    size = () if options == ("--samples", "24") and said is None else ("--batch-size", "30")
+    code, _, err = bench(*SHORT, *size, *options)
+    assert (code, err) == (0, "" if said is None else f"edgers: {said}\n")
+
+
+def test_a_batch_that_the_model_does_not_take_is_said(bench, monkeypatch):
+    monkeypatch.setattr(VisionLanguageModel, "max_rows", 8)
+    code, _, err = bench(*SHORT, "--batch-size", "24")
+    assert (code, err) == (0, "edgers: batch size 6, not 24: the model or the memory takes no more\n")
+
+
+def test_a_folder_that_is_no_bundle_says_what_one_is(bench, tmp_path):
+    """Also where it holds what a bundle may not."""
+    (tmp_path / "folder").mkdir()
+    code, out, err = bench(*SHORT, "--bundle", tmp_path)
+    assert (code, out) == (1, "")
+    assert "has no manifest.json: it is not a bundle; give the folder that `edgers export` or" in err
+    for number in range(70):
+        (tmp_path / f"{number}.txt").touch()
+    assert "has no manifest.json" in bench(*SHORT, "--bundle", tmp_path)[2]
+
+
 def test_an_image_of_another_shape_than_a_bundle_was_made_for_is_refused(bench, bundle_copy):
     manifest = json.loads((bundle_copy / "manifest.json").read_text())
     manifest["preparation"] = {"exact": [96, 96], "filter": "bicubic", "frame": [96, 192]}
@@ -312,6 +347,24 @@ def test_energy_is_said_per_certificate_and_per_sample():
     assert "unknown: nobody measured" in shown(b)
 
 
+def test_one_is_one_and_what_is_everywhere_the_same_is_no_range():
+    b = benchmark(queries=(query(0, 10),))
+    clocks = {f"core {number}": 2450.0 for number in range(8)}
+    b = replace(
+        b,
+        after=replace(b.after, clocks_mhz=clocks),
+        warm_up=replace(b.warm_up, queries=1),
+        machine=replace(b.machine, cores=1, threads=1),
+    )
+    text = shown(b)
+    assert text.count("1 query in") == 2
+    assert "2450 MHz (8 of them)" in text
+    assert "1 core, " in text
+    assert re.search(r"1 thread\b", text)
+    uneven = replace(b.after, clocks_mhz={**clocks, "core 0": 1200.0})
+    assert "1200 to 2450 MHz (8 of them)" in shown(replace(b, after=uneven))
+
+
 def test_throttling_at_either_end_is_seen():
     b = benchmark(queries=(query(0, 10),))
     assert "the device does not say" in shown(b)
@@ -319,6 +372,35 @@ def test_throttling_at_either_end_is_seen():
     assert "none seen" in shown(replace(b, before=calm, after=calm))
     assert "seen: thermal" in shown(replace(b, before=hot, after=calm))
     assert "seen: thermal" in shown(replace(b, before=calm, after=hot))
+
+
+def test_a_stored_benchmark_is_shown_and_drawn_without_measuring(bench, tmp_path, monkeypatch):
+    path = tmp_path / "b.json"
+    _, printed, _ = bench(*FEW, "--json", path)
+    monkeypatch.setattr("edgers.benchmark.run.run", None)
+    assert bench("--show", path) == (0, printed, "")
+    files = [tmp_path / name for name in ("c.csv", "c.html", "c.json")]
+    code, *_ = bench("--show", path, "--csv", files[0], "--plot", files[1], "--json", files[2])
+    assert code == 0
+    assert files[0].read_text().count("\n") == len(Benchmark.load(path).queries) + 1
+    assert "not measured: edgers bench --plot measures it" in files[1].read_text()
+    assert files[2].read_bytes() == path.read_bytes()
+    assert json.loads(bench("--show", path, "--json", "-")[1]) == json.loads(path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--duration", "3"), "--show measures nothing: leave out --duration"),
+        (("--bundle", ".", "--samples", "9"), "--show measures nothing: leave out --bundle, --samples"),
+        (("--despite", "sigma"), "go with --compare"),
+        (("--compare", "a.json", "b.json"), "--compare measures nothing: leave out --show"),
+        (("--plot", "p.gif"), "must end in .html"),
+        ((), "cannot read the benchmark 'none.json'"),
+    ],
+)
+def test_what_does_not_go_with_a_stored_benchmark_is_refused(bench, options, says):
+    refused(bench("--show", "none.json", *options), says)
 
 
 def test_what_is_written_is_there_though_nobody_reads_what_is_printed(bench, tmp_path, monkeypatch):
@@ -335,7 +417,7 @@ def test_what_is_written_is_there_though_nobody_reads_what_is_printed(bench, tmp
 
 
 def test_a_file_that_cannot_be_written_does_not_cost_the_other(bench, tmp_path, monkeypatch):
-    from edgers.cli import bench as module
+    from edgers.cli import show_benchmark as module
 
     def full(path, content):
         if path.suffix == ".csv":

@@ -197,6 +197,8 @@ class TestReport:
         subject, *_ = roofline_sentences(prediction)
         assert subject.startswith("PREDICTION for Jetson Orin Nano 8 GB, which is not this machine: ")
         assert roofline_table(prediction).columns[-1].header == "at 50%"
+        limit_itself = roofline_table(msgspec.structs.replace(prediction, assumed_share=1.0))
+        assert [column.header for column in limit_itself.columns][-2:] == ["bound", "limit"]
         axes = Figure().subplots()
         draw(axes, prediction)
         assert "PREDICTION at 50% of the limit" in axes.get_title()
@@ -205,6 +207,7 @@ class TestReport:
         }
 
     def test_a_measurement_is_not(self, measured):
+        assert roofline_sentences(measured)[0].startswith("Under the roofs of cpu by onnxruntime ")
         assert not any("PREDICTION" in sentence for sentence in roofline_sentences(measured))
         assert [column.header for column in roofline_table(measured).columns][-2:] == ["measured", "share"]
         axes = Figure().subplots()
@@ -228,6 +231,12 @@ class TestReport:
             assert part in said
         limit_itself = msgspec.structs.replace(prediction, assumed_share=1.0)
         assert "the limit, which nothing reaches" in " ".join(roofline_sentences(limit_itself))
+        one = msgspec.structs.replace(prediction, rows=1, tokens=1, samples=1)
+        assert ": 1 sample at once, " in roofline_sentences(one)[0]
+        assert "answers of 1 token." in roofline_sentences(one)[0]
+        even = [msgspec.structs.replace(stage, spread=(0.017, 0.017)) for stage in measured.stages]
+        even = roofline_sentences(msgspec.structs.replace(measured, stages=tuple(even)))
+        assert "vision 17 ms, prefill 17 ms, decode step 17 ms" in " ".join(even)
         assert "measured: the median; vision 10 ms to 30 ms, " in " ".join(roofline_sentences(measured))
 
     def test_rows_that_do_not_fit_and_shares_above_one_are_remarked(self, prediction, measured):
@@ -271,8 +280,15 @@ class TestCommand:
             assert stage["bytes"] == sum(stage["work"][part] for part in ("weights", "values", "cache"))
         assert nano["certificate_seconds"] == nano["certificate_limit_seconds"] > rtx["certificate_seconds"]
 
-    def test_a_share_is_taken_as_it_is_given(self, capsys):
-        run("--profile", "orin-nano-8", "--share", "0.25", "--json")
+    def test_help_names_every_profile(self, capsys):
+        run("--help")
+        said = capsys.readouterr().out
+        for profile in device_profiles():
+            assert profile.name in said
+
+    @pytest.mark.parametrize("share", ["0.25", "25%"])
+    def test_a_share_is_taken_as_it_is_given(self, capsys, share):
+        run("--profile", "orin-nano-8", "--share", share, "--json")
         found = json.loads(capsys.readouterr().out)
         assert found["assumed_share"] == 0.25
         assert found["certificate_seconds"] == pytest.approx(4 * found["certificate_limit_seconds"])
@@ -284,7 +300,7 @@ class TestCommand:
         found = json.loads(capsys.readouterr().out)
         assert found["prediction"] is False
         assert found["roofs"]["device"].startswith("cpu by onnxruntime ")
-        assert "1 threads" in found["roofs"]["bandwidth"]["source"]
+        assert "1 thread: " in found["roofs"]["bandwidth"]["source"]
         assert found["certificate_seconds"] == pytest.approx(10 * (0.02 + 0.01 + 11 * 0.001))
         assert b"<svg" in plot.read_bytes()
 
@@ -318,6 +334,8 @@ class TestCommand:
             (["--profile", "abacus"], "no device profile 'abacus'"),
             (["--profile", "orin-nano-8", "--threads", "1"], "--profile runs nothing"),
             (["--profile", "orin-nano-8", "--roofs", "orin-nano-8"], "--profile runs nothing"),
+            (["--profile", "orin-nano-8", "--share", "0%"], "must be above 0 and at most 1"),
+            (["--profile", "orin-nano-8", "--share", "150%"], "must be above 0 and at most 1"),
             (["--share", "0.5"], "--share goes with --profile"),
             (["--backend", "tensorrt"], "give the device's kind with --roofs"),
             (["--plot", "roofline.doc"], "must end in one of"),

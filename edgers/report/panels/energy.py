@@ -39,7 +39,7 @@ def energy_panel(benchmark: Benchmark) -> Panel:
         title="Energy",
         caption=f"{each}, idle power included, the warm-up not; measured by {_meter(energy)}."
         if energy.joules is not None
-        else f"Not known: {energy.reason}",
+        else "Not known; the reason stands in the picture and under Measured.",
         header=("energy", "value"),
         rows=_rows(benchmark),
         draw=draw,
@@ -72,7 +72,7 @@ def _each(benchmark: Benchmark) -> str:
 def _rows(benchmark: Benchmark) -> tuple[Row, ...]:
     energy, summary = benchmark.energy, summarise(benchmark)
     if energy.joules is None or summary.joules_per_sample is None:
-        return (("all", f"not known: {energy.reason}"),)
+        return (("all", "not known"),)
     rows = [("all", f"{number(energy.joules)} J"), ("a sample", f"{number(summary.joules_per_sample)} J")]
     if summary.joules_per_certificate is not None:
         rows.append(("a certificate", f"{number(summary.joules_per_certificate)} J"))

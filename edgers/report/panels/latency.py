@@ -10,6 +10,7 @@ from edgers.benchmark.record import Benchmark
 from edgers.benchmark.summary import PERCENTILES, queries_needed, summarise
 from edgers.report.colours import AMBER, BLUE, GREEN, GREY, RED
 from edgers.report.panels.panel import Panel, Row, head, number
+from edgers.report.words import between, counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +47,7 @@ def histogram_panel(benchmark: Benchmark) -> Panel:
         axes.legend(
             frameon=False, fontsize=9, loc="upper right", ncols=3, columnspacing=1.2, handlelength=1.4
         )
-        head(axes, f"Latency of {len(times)} queries")
+        head(axes, f"Latency of {counted(len(times), 'query', 'queries')}")
 
     percentiles: list[Row] = [
         (f"p{q}", number(found) if found is not None else f"needs {queries_needed(q)} queries")
@@ -54,7 +55,7 @@ def histogram_panel(benchmark: Benchmark) -> Panel:
     ]
     return Panel(
         key="latency",
-        title=f"Latency of {len(times)} queries",
+        title=f"Latency of {counted(len(times), 'query', 'queries')}",
         caption="Percentiles by nearest rank: each is a latency that was measured.",
         header=("of the latency", "ms"),
         rows=(("least", number(min(times))), *percentiles, ("largest", number(latency.largest))),
@@ -87,11 +88,12 @@ def time_panel(benchmark: Benchmark) -> Panel:
     return Panel(
         key="time",
         title="Latency over time",
-        caption=f"After {warm.queries} queries of warm-up. {warm.said[:1].upper()}{warm.said[1:]}.",
+        caption=f"After {counted(warm.queries, 'query', 'queries')} of warm-up. "
+        f"{warm.said[:1].upper()}{warm.said[1:]}.",
         header=("queries", "from, s", "median ms", "largest ms"),
         rows=tuple(
             (
-                f"{part[0] + 1} to {part[-1] + 1}",
+                between(f"{part[0] + 1}", f"{part[-1] + 1}"),
                 number(float(begins[part[0]])),
                 number(float(np.median(times[part]))),
                 number(float(times[part].max())),

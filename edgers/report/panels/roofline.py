@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from edgers.report.panels.panel import Panel, head, number, write_instead
 from edgers.report.roofline import draw as draw_roofline
 from edgers.report.roofline import duration, roofline_sentences
+from edgers.report.words import counted
 from edgers.roofline import Roofline
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def roofline_panel(roofline: Roofline | str) -> Panel:
         axes.set_ylim(
             top=2 * max(stage.work.total_flops / stage.limit_seconds for stage in roofline.stages) / 1e9
         )
-        head(axes, f"{_TITLE}, {roofline.rows} samples at once")
+        head(axes, f"{_TITLE}, {counted(roofline.rows, 'sample')} at once")
 
     return Panel(
         key="roofline",
