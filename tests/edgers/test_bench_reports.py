@@ -310,3 +310,49 @@ def test_a_roofline_that_is_not_to_be_had_leaves_its_reason_in_the_picture(
     found = _roofline(benchmark, demo_bundle, open_backend("onnxruntime", device=None, threads=1))
     assert found == "not measured: no product to be measured by"
     assert "no product to be measured by" in drawn(benchmark, found)["roofline"]
+
+
+def roofline_of(benchmark, bundle, monkeypatch):
+    """The tokens and the samples that a benchmark's roofline is measured for."""
+    given = []
+
+    def measured(_model, sizes, samples):
+        given.append((sizes.tokens, samples))
+        return ROOFLINE
+
+    monkeypatch.setattr("edgers.roofline.measure", measured)
+    _roofline(benchmark, bundle, open_backend("onnxruntime", device=None, threads=1))
+    return given.pop()
+
+
+@pytest.mark.parametrize(("steps", "tokens"), [(0, 1), (5, 2), (20, 5)])
+def test_the_roofline_is_of_the_tokens_and_samples_that_were_measured(
+    benchmark, demo_bundle, monkeypatch, steps, tokens
+):
+    """116 samples are a batch of 16 for the class and four batches of up to 32."""
+    queries = tuple(replace(query, decode_steps=steps) for query in benchmark.queries)
+    measured = replace(benchmark, queries=queries)
+    assert roofline_of(measured, demo_bundle, monkeypatch) == (tokens, 116)
+    caption = panels(measured, ROOFLINE)[-1].caption
+    assert f"{tokens} tokens a batch on average" in caption
+    assert "each sample's own are not recorded" in caption
+
+
+def test_the_roofline_of_certificates_that_end_early_is_of_the_samples_they_took(
+    benchmark, demo_bundle, monkeypatch
+):
+    queries = tuple(
+        replace(query, samples=samples, decode_steps=steps)
+        for query, samples, steps in zip(benchmark.queries, (10, 20), (1, 2), strict=False)
+    )
+    settings = replace(benchmark.settings, selection=0, batch_size=8)
+    early = replace(benchmark, queries=queries, settings=settings)
+    assert summarise(early).tokens == pytest.approx(1 + 3 / 5)
+    assert roofline_of(early, demo_bundle, monkeypatch) == (2, 15)
+
+
+def test_the_roofline_of_batches_counts_each_query_as_one(benchmark, demo_bundle, monkeypatch):
+    queries = tuple(replace(_plain(query), samples=32, decode_steps=3) for query in benchmark.queries)
+    settings = replace(benchmark.settings, scenario="stream", samples=32)
+    batches = replace(benchmark, queries=queries, settings=settings)
+    assert roofline_of(batches, demo_bundle, monkeypatch) == (4, 32)
