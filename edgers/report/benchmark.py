@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from edgers.benchmark.record import STAGES, Benchmark, MemoryRecord
+from edgers.benchmark.record import STAGES, Benchmark, MemoryRecord, SettingsRecord
 from edgers.benchmark.summary import PERCENTILES, Distribution, Summary, queries_needed, summarise
 from edgers_engines.device_state import DeviceState, throttling_between
 from edgers_engines.errors import printable
@@ -193,8 +193,13 @@ def _asked(benchmark: Benchmark) -> str:
     if s.scenario != "certify":
         return text
     target = "" if s.target_radius is None else f", target R ≥ {s.target_radius:g}"
-    before = f" after {s.selection} for the class" if s.selection else ""
-    return f"{text}, n {s.samples}{before}, alpha {s.alpha:g}, {s.method}{target}"
+    return f"{text}, n {s.samples}{for_the_class(s)}, alpha {s.alpha:g}, {s.method}{target}"
+
+
+def for_the_class(settings: SettingsRecord) -> str:
+    """What stands behind the samples where others choose the class before them; else nothing."""
+    selects = settings.scenario == "certify" and settings.selection
+    return f" after {settings.selection} for the class" if selects else ""
 
 
 def _machine(benchmark: Benchmark) -> str:

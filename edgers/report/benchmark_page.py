@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from edgers.benchmark.record import Benchmark
 from edgers.benchmark.summary import queries_needed, summarise
-from edgers.report.benchmark import facts, headline
+from edgers.report.benchmark import facts, for_the_class, headline
 from edgers.report.benchmark_plot import NOT_MEASURED
 from edgers.report.inline_svg import inline_svg
 from edgers.report.panels import panels
@@ -116,7 +116,7 @@ def _settings(benchmark: Benchmark) -> tuple[tuple[str, str], ...]:
         ("choices", ", ".join(s.choices) if s.choices else "none"),
         ("oracle", s.oracle or "the choices"),
         ("noise", f"σ = {s.sigma:g}"),
-        ("samples", f"{s.samples}, after {s.selection} for the class; {s.batch_size} at once"),
+        ("samples", f"{s.samples}{for_the_class(s)}; {s.batch_size} at once"),
         ("level", f"α = {s.alpha:g}"),
         ("method", s.method if s.target_radius is None else f"{s.method}, target radius {s.target_radius:g}"),
         ("seed", s.seed),

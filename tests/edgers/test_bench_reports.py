@@ -356,3 +356,18 @@ def test_the_roofline_of_batches_counts_each_query_as_one(benchmark, demo_bundle
     settings = replace(benchmark.settings, scenario="stream", samples=32)
     batches = replace(benchmark, queries=queries, settings=settings)
     assert roofline_of(batches, demo_bundle, monkeypatch) == (4, 32)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "selection", "said"),
+    [
+        ("certify", 16, "100 after 16 for the class; 32 at once"),
+        ("certify", 0, "100; 32 at once"),
+        ("offline", 16, "100; 32 at once"),
+    ],
+)
+def test_samples_for_the_class_are_named_only_where_there_are_any(scenario, selection, said):
+    short = simulated(count=2, settings={"scenario": scenario, "selection": selection})
+    queries = short.queries if scenario == "certify" else tuple(map(_plain, short.queries))
+    page = benchmark_html(replace(short, queries=queries)).decode()
+    assert f"<td>{said}</td>" in page
