@@ -136,6 +136,7 @@ def simulated(rng=None, *, count=240, times=None, settings=(), **fields):
             rail="VDD_IN",
             interval_ms=100.0,
             watts=tuple(float(w) for w in watts),
+            seconds=tuple(i / 10 for i in range(readings)),
         ),
         before=STATE,
         after=replace(STATE, temperatures_c={"cpu-thermal": 66.0, "gpu-thermal": 63.5}),

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from msgspec.structs import replace
 from PIL import Image
 
@@ -371,3 +372,17 @@ def test_samples_for_the_class_are_named_only_where_there_are_any(scenario, sele
     queries = short.queries if scenario == "certify" else tuple(map(_plain, short.queries))
     page = benchmark_html(replace(short, queries=queries)).decode()
     assert f"<td>{said}</td>" in page
+
+
+def energy_across(benchmark):
+    """What the energy panel has across: its values, and their name."""
+    axes = Figure().subplots()
+    next(panel for panel in panels(benchmark, "") if panel.key == "energy").draw(axes)
+    return [*axes.lines[0].get_xdata()], axes.get_xlabel()
+
+
+def test_power_is_drawn_at_the_times_of_its_readings_or_by_their_numbers(benchmark):
+    energy = replace(benchmark.energy, watts=(5.0, 6.0, 7.0), seconds=(0.0, 0.5, 7.25))
+    assert energy_across(replace(benchmark, energy=energy)) == ([0.0, 0.5, 7.25], "seconds")
+    older = replace(benchmark, energy=replace(energy, seconds=()))
+    assert energy_across(older) == ([1, 2, 3], "number of the reading: its time is not recorded")
