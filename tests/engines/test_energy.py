@@ -374,6 +374,40 @@ def test_tegrastats_measures_a_span_and_ends_also_when_the_span_fails(tmp_path, 
     assert record.joules > 0
 
 
+def test_a_source_that_hangs_is_waited_for_once_when_the_span_ends():
+    class Hanging(Watts):
+        waits = True
+
+        def read(self):
+            if self.taken:  # until the span has ended
+                self.taken += 1
+                self.enough.set()
+                meter._sampler._ended.wait(60)
+                raise UnreadableError("it printed no line")
+            self.taken += 1
+            return 5.0
+
+    meter = Meter(source := Hanging())
+    meter.start()
+    assert source.enough.wait(60)
+    meter.stop()
+    assert source.taken == 2
+    assert not meter._sampler.whole
+
+
+def test_a_source_that_was_not_being_read_at_the_end_is_read_once_more():
+    class Patient(Watts):
+        waits = True
+
+    sampler = Sampler(source := Patient(5.0))
+    sampler._run = lambda: None
+    sampler._thread = threading.Thread(target=sampler._run)
+    sampler.start()
+    sampler.stop()
+    assert source.taken == 2
+    assert sampler.whole
+
+
 def test_no_thread_is_left(tmp_path):
     before = threading.active_count()
     with metering(root=lay(tmp_path, machines.ORIN_NANO)):
