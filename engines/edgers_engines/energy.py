@@ -46,8 +46,8 @@ class EnergyRecord(Record, frozen=True, kw_only=True):
         interval_ms: between two of the watts, as far as the source keeps to it.
         watts: the readings, where the source gives power; every second, third, ... where they would be more
             than `MOST_WATTS`. The joules are of all.
-        seconds: when each of the watts was read, since the span began; the first was just before it, at 0. Older
-            records have none.
+        seconds: when each of the watts was read, since the span began; the first was just before it, at 0.
+            Older records have none.
     """
 
     joules: NonNegative | None

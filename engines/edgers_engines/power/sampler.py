@@ -30,7 +30,7 @@ class Sampler:
         self._thread = threading.Thread(target=self._run, name="energy", daemon=True)
         self.readings: list[Reading] = []
         self.failed, self.why, self.whole, self.dried_up = 0, "", True, False
-        self._newest, self._succeeded = 0.0, True  # when the newest reading had been tried, and whether it is one
+        self._newest, self._succeeded = 0.0, True  # when the thread last tried, and whether it got one
 
     def start(self) -> None:
         """Take the first reading, then go on beside the caller."""
