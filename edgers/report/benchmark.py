@@ -127,6 +127,7 @@ def facts(benchmark: Benchmark) -> tuple[tuple[str, str], ...]:
     return (
         ("measured", f"{len(b.queries)} queries in {summary.seconds:.1f} s, from {b.started_at}"),
         ("warm-up", f"{b.warm_up.queries} queries in {b.warm_up.seconds:.1f} s; {b.warm_up.said}"),
+        *((("failed", failed),) if (failed := _failed(b)) else ()),
         ("memory", _memory(b.memory)),
         ("energy", _energy(b, summary)),
         ("throttling", _throttling(b)),
@@ -142,6 +143,26 @@ def _facts(benchmark: Benchmark) -> Table:
     for name, value in (*facts(b), ("asked", _asked(b)), ("machine", _machine(b)), ("versions", versions)):
         table.add_row(Text(name, style="dim"), Text(printable(value)))
     return table
+
+
+def warnings(benchmark: Benchmark) -> Iterator[str]:
+    """What makes its figures worth less."""
+    if failed := _failed(benchmark):
+        yield f"Not every sample was answered: {failed}."
+    if not benchmark.warm_up.steady:
+        yield f"Not steady when measuring began: {benchmark.warm_up.said}."
+    if seen := throttling_between(benchmark.before, benchmark.after):
+        yield f"The device was throttled: {', '.join(seen)}. Cooler, or with more power, it is faster."
+    count = len(benchmark.queries)
+    if count < queries_needed(99):
+        yield f"Too few queries for p99: {count} of {queries_needed(99)}. Measure longer."
+
+
+def _failed(benchmark: Benchmark) -> str:
+    """How many samples did; nothing where none did."""
+    failed = sum(query.failed for query in benchmark.queries)
+    samples = sum(query.samples for query in benchmark.queries)
+    return f"{failed:,} of {samples:,} samples failed; their time counts" if failed else ""
 
 
 def _memory(memory: MemoryRecord) -> str:

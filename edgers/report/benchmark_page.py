@@ -7,14 +7,13 @@ from importlib.resources import files
 from importlib.util import find_spec
 
 from edgers.benchmark.record import Benchmark
-from edgers.benchmark.summary import queries_needed, summarise
-from edgers.report.benchmark import facts, for_the_class, headline
+from edgers.benchmark.summary import summarise
+from edgers.report.benchmark import facts, for_the_class, headline, warnings
 from edgers.report.benchmark_plot import NOT_MEASURED
 from edgers.report.inline_svg import inline_svg
 from edgers.report.panels import panels
 from edgers.report.panels.panel import number
 from edgers.roofline import Roofline
-from edgers_engines.device_state import throttling_between
 from edgers_engines.errors import InputError, printable
 
 _NOTE = (
@@ -71,17 +70,6 @@ def benchmark_html(benchmark: Benchmark, roofline: Roofline | str = NOT_MEASURED
         note=_NOTE,
     )
     return page.encode()
-
-
-def warnings(benchmark: Benchmark) -> Iterator[str]:
-    """What makes its figures worth less."""
-    if not benchmark.warm_up.steady:
-        yield f"Not steady when measuring began: {benchmark.warm_up.said}."
-    if seen := throttling_between(benchmark.before, benchmark.after):
-        yield f"The device was throttled: {', '.join(seen)}. Cooler, or with more power, it is faster."
-    count = len(benchmark.queries)
-    if count < queries_needed(99):
-        yield f"Too few queries for p99: {count} of {queries_needed(99)}. Measure longer."
 
 
 def _tiles(benchmark: Benchmark) -> Iterator[tuple[str, str]]:

@@ -10,10 +10,12 @@ import pytest
 from matplotlib.figure import Figure
 from msgspec.structs import replace
 from PIL import Image
+from rich.console import Console
 
 from edgers.benchmark.summary import summarise
 from edgers.cli.bench import _roofline
-from edgers.report.benchmark_page import benchmark_html, warnings
+from edgers.report.benchmark import benchmark_lines, warnings
+from edgers.report.benchmark_page import benchmark_html
 from edgers.report.benchmark_plot import plot_benchmark
 from edgers.report.inline_svg import inline_svg
 from edgers.report.panels import panels
@@ -386,3 +388,51 @@ def test_power_is_drawn_at_the_times_of_its_readings_or_by_their_numbers(benchma
     assert energy_across(replace(benchmark, energy=energy)) == ([0.0, 0.5, 7.25], "seconds")
     older = replace(benchmark, energy=replace(energy, seconds=()))
     assert energy_across(older) == ([1, 2, 3], "number of the reading: its time is not recorded")
+
+
+def test_samples_that_failed_are_said_in_one_line_where_there_are_any(benchmark):
+    queries = (replace(benchmark.queries[0], failed=3), *benchmark.queries[1:])
+    said = f"3 of {116 * len(queries):,} samples failed"
+    for each, there in ((benchmark, False), (replace(benchmark, queries=queries), True)):
+        console = Console(width=200, file=io.StringIO())
+        for line in benchmark_lines(each):
+            console.print(line)
+        assert (said in console.file.getvalue()) == there
+        assert any(said in warning for warning in warnings(each)) == there
+
+
+def worse_than(benchmark):
+    """Nine queries that were not steady, on a device that was throttled."""
+    return replace(
+        simulated(count=9),
+        warm_up=replace(benchmark.warm_up, steady=False, said="still falling"),
+        before=replace(STATE, throttling=("over current",)),
+    )
+
+
+def test_the_warnings_stand_beneath_the_picture(benchmark):
+    figures = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda figure, *_given, **_named: figures.append(figure))
+        for each in (benchmark, worse_than(benchmark)):
+            plot_benchmark(each, "png", ROOFLINE)
+    good, bad = (figure.get_supxlabel().replace("\n", " ") for figure in figures)
+    assert good == ""
+    for said in ("still falling", "over current", "9 of 100"):
+        assert said in bad
+
+
+def test_the_legend_of_the_latencies_lies_within_their_axes_and_above_the_marks(benchmark):
+    for each in (benchmark, worse_than(benchmark)):
+        figure = Figure(figsize=(5.3, 4.0), layout="constrained")  # a third of the picture's width
+        axes = figure.subplots()
+        next(panel for panel in panels(each, "") if panel.key == "latency").draw(axes)
+        figure.draw_without_rendering()
+        legend, inside = axes.get_legend().get_window_extent(), axes.get_window_extent()
+        assert inside.x0 < legend.x0
+        marks = max(patch.get_window_extent().y1 for patch in axes.patches)
+        assert marks < legend.y0
+
+
+def test_the_size_of_the_dots_is_explained_where_they_are(benchmark):
+    assert "the larger a dot, the more queries" in drawn(benchmark)["radius"]
