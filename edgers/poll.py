@@ -63,6 +63,7 @@ class Poll:
         self._noise = NoiseAhead(draw, (question.rows, *canvas.shape), device)
         self._failure: BackendError | None = None
         self._batch_failed = False
+        self.failed = 0  # samples that were counted as FAILED
         self._texts: Counter[str] = Counter()
         self.smallest_margin = math.inf
         self.kept: defaultdict[str, list[str]] = defaultdict(list)
@@ -204,7 +205,9 @@ class Poll:
     def _labels(self, chunk: Chunk, following: Chunk | None, keep: int) -> list[str]:
         answers = self._answers(chunk, following)
         labels = self._labelled(answers)
-        self._batch_failed = all(each == FAILED for each in labels)
+        failed = labels.count(FAILED)
+        self._batch_failed = failed == len(labels)
+        self.failed += failed
         for name, answer in zip(labels, answers, strict=True):
             if len(self.kept[name]) < keep:
                 self.kept[name].append(answer.text)

@@ -14,7 +14,7 @@ from edgers.benchmark.scenario import Keep, Scenario
 from edgers.benchmark.warm_up import warm_up
 from edgers_engines.device_state import DeviceState, read
 from edgers_engines.energy import EnergyRecord, metering
-from edgers_engines.errors import BackendError, printable, short
+from edgers_engines.errors import EdgersError, printable, short
 
 AT_LEAST = 5  # queries, however long they take
 AT_MOST = 50_000  # however short they are: a file of more could not be read back
@@ -57,7 +57,7 @@ def measure(scenario: Scenario, drive: Drive, warm_up_seconds: float) -> Measure
 
     Raises:
         KeyboardInterrupt: Ctrl-C, before the first was.
-        BackendError, MemoryError: likewise.
+        EdgersError, OSError, MemoryError: likewise.
     """
     device = scenario.engine.device
     warmed, first = warm_up(_FewBatches(scenario), warm_up_seconds)
@@ -74,7 +74,7 @@ def measure(scenario: Scenario, drive: Drive, warm_up_seconds: float) -> Measure
     with metering(device) as meter:
         try:
             drive(scenario, first, keep)
-        except (KeyboardInterrupt, BackendError, MemoryError) as error:
+        except (KeyboardInterrupt, EdgersError, OSError, MemoryError) as error:
             if not queries:
                 raise
             ended_early = _why(error)

@@ -38,7 +38,8 @@ class Query(Record, frozen=True, kw_only=True):
         start_ms: since the first measured query began.
         latency_ms: from its begin to its answer.
         first_token_ms: from its begin until the first token of its first batch was chosen.
-        samples: that were answered.
+        samples: that were asked for.
+        failed: how many of these gave no answer; their time is in the query's.
         decode_steps: passes of the decoder after the prefill.
         stages_ms: time of each stage. "noise" is the time that the model waited for it.
         certified: whether its certificate certified, in the scenario certify.
@@ -50,6 +51,7 @@ class Query(Record, frozen=True, kw_only=True):
     latency_ms: Annotated[float, Meta(ge=1e-6, le=1e12)]  # a nanosecond to thirty years
     first_token_ms: NonNegative
     samples: Count
+    failed: Annotated[int, Meta(ge=0)] = 0
     decode_steps: Annotated[int, Meta(ge=0)]
     stages_ms: dict[str, NonNegative]
     certified: bool | None = None

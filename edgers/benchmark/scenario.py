@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from edgers.benchmark.record import STAGES, Query
 from edgers.certify import Certifier
+from edgers.oracle.base import FAILED
 from edgers.oracle.named import open_oracle
 from edgers.oracle.settled import settled_by
 from edgers.poll import Poll, Progress
@@ -108,7 +109,7 @@ class Certificates:
             watch=asked.append,
         )
         latency = time.perf_counter() - start
-        (counted,) = asked
+        (counted,), votes = asked, certificate.votes
         if counted.first_token is None:
             raise BackendError("not one sample was answered")
         self.batch_size, self.engine = certificate.batch_size, certificate.engine
@@ -118,6 +119,7 @@ class Certificates:
                 latency_ms=_ms(latency),
                 first_token_ms=_ms(counted.first_token),
                 samples=certificate.samples_spent,
+                failed=sum(each.get(FAILED, 0) for each in (votes.selection, votes.certification)),
                 decode_steps=counted.decode_steps,
                 stages_ms=_stages(counted.seconds),
                 certified=certificate.certified,
@@ -195,6 +197,7 @@ class Samples:
                 latency_ms=_ms(end - self._start),
                 first_token_ms=_ms(first_token - self._start),
                 samples=samples,
+                failed=int(now["failed"] - before["failed"]),
                 decode_steps=int(now["steps"] - before["steps"]),
                 stages_ms=_stages({name: now[name] - before.get(name, 0.0) for name in now}),
             )
@@ -203,8 +206,9 @@ class Samples:
         self._begin()
 
     def _counts(self) -> dict[str, float]:
-        """Seconds of each stage so far, and the decoder's steps."""
-        return {**self._poll.seconds, **self._question.seconds, "steps": self._question.decode_steps}
+        """Seconds of each stage so far, the decoder's steps, and the samples that failed."""
+        counts = {"steps": self._question.decode_steps, "failed": self._poll.failed}
+        return {**self._poll.seconds, **self._question.seconds, **counts}
 
 
 def _stages(seconds: Mapping[str, float]) -> dict[str, float]:

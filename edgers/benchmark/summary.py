@@ -79,6 +79,8 @@ class Summary:
         first_token: until the first token.
         decode_step: of each query, the time of its decoding divided by its decode steps; None where every
             answer ended with the token of the prefill.
+        tokens: new tokens that a batch is computed for, on average: the prefill's, and one a decode step. Its
+            longest answer has so many; how long each sample's is, is not recorded.
         decision: latencies of the queries that certified; None where none did, or in other scenarios.
         certified: how many that are; None in other scenarios.
         samples_per_second: all samples, by `seconds`.
@@ -92,6 +94,7 @@ class Summary:
     latency: Distribution
     first_token: Distribution
     decode_step: Distribution | None
+    tokens: float
     decision: Distribution | None
     certified: int | None
     samples_per_second: float
@@ -115,6 +118,7 @@ def summarise(benchmark: Benchmark) -> Summary:
         decode_step=Distribution.of(
             [q.stages_ms.get("decode", 0.0) / q.decode_steps for q in queries if q.decode_steps]
         ),
+        tokens=1 + sum(query.decode_steps for query in queries) / _batches(benchmark),
         decision=Distribution.of(decided),
         certified=len(decided) if certify else None,
         samples_per_second=samples / seconds,
@@ -123,6 +127,15 @@ def summarise(benchmark: Benchmark) -> Summary:
         joules_per_sample=None if joules is None else joules / samples,
         joules_per_certificate=None if joules is None or not certify else joules / len(queries),
     )
+
+
+def _batches(benchmark: Benchmark) -> int:
+    """Of all queries; a certificate's selection has batches of its own."""
+    asked, queries = benchmark.settings, benchmark.queries
+    if asked.scenario != "certify":
+        return len(queries)
+    parts = [(min(q.samples, asked.selection), max(q.samples - asked.selection, 0)) for q in queries]
+    return sum(-(-samples // asked.batch_size) for both in parts for samples in both)
 
 
 def _stages(queries: Sequence[Query]) -> tuple[Stage, ...]:

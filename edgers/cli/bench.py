@@ -273,14 +273,18 @@ def _show(path: Path, options: Options) -> int:
 
 def _roofline(benchmark: Benchmark, bundle: Bundle, backend: Backend) -> Roofline | str:
     """For the picture, after the benchmark so that it cannot disturb it; or why it was not to be had."""
+    from edgers.benchmark.summary import summarise
     from edgers.roofline import measure
     from edgers_engines.stages import question_sizes
     from edgers_engines.vlm import VisionLanguageModel
 
-    asked = benchmark.settings
+    asked, queries = benchmark.settings, benchmark.queries
+    tokens, samples = round(summarise(benchmark).tokens), asked.samples
+    if asked.scenario == "certify":  # those of the selection too, and no more than were drawn
+        samples = round(sum(query.samples for query in queries) / len(queries))
     try:
         model = VisionLanguageModel(bundle, backend)
-        sizes = question_sizes(bundle, asked.batch_size, asked.prompt, None, model.decoder_graph)
-        return measure(model, sizes, asked.samples)
+        sizes = question_sizes(bundle, asked.batch_size, asked.prompt, tokens, model.decoder_graph)
+        return measure(model, sizes, samples)
     except (EdgersError, MemoryError) as error:
         return f"not measured: {error}"

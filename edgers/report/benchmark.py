@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from edgers.benchmark.record import STAGES, Benchmark, MemoryRecord
+from edgers.benchmark.record import STAGES, Benchmark, MemoryRecord, SettingsRecord
 from edgers.benchmark.summary import PERCENTILES, Distribution, Summary, queries_needed, summarise
 from edgers.report.words import between, counted
 from edgers_engines.device_state import DeviceState, throttling_between
@@ -129,6 +129,7 @@ def facts(benchmark: Benchmark) -> tuple[tuple[str, str], ...]:
     return (
         ("measured", f"{measured} in {summary.seconds:.1f} s, from {b.started_at}"),
         ("warm-up", f"{warming} in {b.warm_up.seconds:.1f} s; {b.warm_up.said}"),
+        *((("failed", failed),) if (failed := _failed(b)) else ()),
         ("memory", _memory(b.memory)),
         ("energy", _energy(b, summary)),
         ("throttling", _throttling(b)),
@@ -144,6 +145,26 @@ def _facts(benchmark: Benchmark) -> Table:
     for name, value in (*facts(b), ("asked", _asked(b)), ("machine", _machine(b)), ("versions", versions)):
         table.add_row(Text(name, style="dim"), Text(printable(value)))
     return table
+
+
+def warnings(benchmark: Benchmark) -> Iterator[str]:
+    """What makes its figures worth less."""
+    if failed := _failed(benchmark):
+        yield f"Not every sample was answered: {failed}."
+    if not benchmark.warm_up.steady:
+        yield f"Not steady when measuring began: {benchmark.warm_up.said}."
+    if seen := throttling_between(benchmark.before, benchmark.after):
+        yield f"The device was throttled: {', '.join(seen)}. Cooler, or with more power, it is faster."
+    count = len(benchmark.queries)
+    if count < queries_needed(99):
+        yield f"Too few queries for p99: {count} of {queries_needed(99)}. Measure longer."
+
+
+def _failed(benchmark: Benchmark) -> str:
+    """How many samples did; nothing where none did."""
+    failed = sum(query.failed for query in benchmark.queries)
+    samples = sum(query.samples for query in benchmark.queries)
+    return f"{failed:,} of {samples:,} samples failed; their time counts" if failed else ""
 
 
 def _memory(memory: MemoryRecord) -> str:
@@ -196,8 +217,13 @@ def _asked(benchmark: Benchmark) -> str:
     if s.scenario != "certify":
         return text
     target = "" if s.target_radius is None else f", target R ≥ {s.target_radius:g}"
-    before = f" after {s.selection} for the class" if s.selection else ""
-    return f"{text}, n {s.samples}{before}, alpha {s.alpha:g}, {s.method}{target}"
+    return f"{text}, n {s.samples}{for_the_class(s)}, alpha {s.alpha:g}, {s.method}{target}"
+
+
+def for_the_class(settings: SettingsRecord) -> str:
+    """What stands behind the samples where others choose the class before them; else nothing."""
+    selects = settings.scenario == "certify" and settings.selection
+    return f" after {settings.selection} for the class" if selects else ""
 
 
 def _machine(benchmark: Benchmark) -> str:

@@ -7,15 +7,14 @@ from importlib.resources import files
 from importlib.util import find_spec
 
 from edgers.benchmark.record import Benchmark
-from edgers.benchmark.summary import queries_needed, summarise
-from edgers.report.benchmark import facts, headline
+from edgers.benchmark.summary import summarise
+from edgers.report.benchmark import facts, for_the_class, headline, warnings
 from edgers.report.benchmark_plot import NOT_MEASURED
 from edgers.report.inline_svg import inline_svg
 from edgers.report.panels import panels
 from edgers.report.panels.panel import number
 from edgers.report.words import counted
 from edgers.roofline import Roofline
-from edgers_engines.device_state import throttling_between
 from edgers_engines.errors import InputError, printable
 
 _NOTE = (
@@ -74,17 +73,6 @@ def benchmark_html(benchmark: Benchmark, roofline: Roofline | str = NOT_MEASURED
     return page.encode()
 
 
-def warnings(benchmark: Benchmark) -> Iterator[str]:
-    """What makes its figures worth less."""
-    if not benchmark.warm_up.steady:
-        yield f"Not steady when measuring began: {benchmark.warm_up.said}."
-    if seen := throttling_between(benchmark.before, benchmark.after):
-        yield f"The device was throttled: {', '.join(seen)}. Cooler, or with more power, it is faster."
-    count = len(benchmark.queries)
-    if count < queries_needed(99):
-        yield f"Too few queries for p99: {count} of {queries_needed(99)}. Measure longer."
-
-
 def _tiles(benchmark: Benchmark) -> Iterator[tuple[str, str]]:
     """The figures that people ask for first."""
     summary = summarise(benchmark)
@@ -117,7 +105,7 @@ def _settings(benchmark: Benchmark) -> tuple[tuple[str, str], ...]:
         ("choices", ", ".join(s.choices) if s.choices else "none"),
         ("oracle", s.oracle or "the choices"),
         ("noise", f"σ = {s.sigma:g}"),
-        ("samples", f"{s.samples}, after {s.selection} for the class; {s.batch_size} at once"),
+        ("samples", f"{s.samples}{for_the_class(s)}; {s.batch_size} at once"),
         ("level", f"α = {s.alpha:g}"),
         ("method", s.method if s.target_radius is None else f"{s.method}, target radius {s.target_radius:g}"),
         ("seed", s.seed),

@@ -43,9 +43,11 @@ class EnergyRecord(Record, frozen=True, kw_only=True):
         rail: what it is the energy of, such as "VDD_IN" (the whole module) or "package-0" (processor only).
         reason: why there are no joules, one clause for each source that was tried; beside joules, what is
             doubtful about them.
-        interval_ms: between two of the watts.
+        interval_ms: between two of the watts, as far as the source keeps to it.
         watts: the readings, where the source gives power; every second, third, ... where they would be more
             than `MOST_WATTS`. The joules are of all.
+        seconds: when each of the watts was read, since the span began; the first was just before it, at 0.
+            Older records have none.
     """
 
     joules: NonNegative | None
@@ -54,6 +56,12 @@ class EnergyRecord(Record, frozen=True, kw_only=True):
     reason: str | None = None
     interval_ms: NonNegative | None = None
     watts: tuple[NonNegative, ...] = ()
+    seconds: tuple[NonNegative, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse times that are not those of the watts."""
+        if self.seconds and len(self.seconds) != len(self.watts):
+            raise ValueError(f"{len(self.seconds)} times of {len(self.watts)} readings: each has one")
 
 
 class Meter:
@@ -140,23 +148,24 @@ def open_source(site: Site) -> tuple[Source | None, str | None]:
 
 def _by_power(source: Source, sampler: Sampler, start: float, end: float) -> EnergyRecord:
     before = sum(moment < end for moment, _ in sampler.readings)
-    watts = tuple(value for _, value in sampler.readings[: max(before + 1, 2)])  # one reading after the end
+    kept = sampler.readings[: max(before + 1, 2)]  # one reading after the end
     failed = _failed(sampler)
-    if len(watts) < 2 or sampler.failed > len(watts):
+    if len(kept) < 2 or sampler.failed > len(kept):
         return _nothing(source, failed)
     if sampler.dried_up and end - sampler.readings[-1][0] > (end - start) / 2:
         return _nothing(source, f"{sampler.why} before half of the time was over")
     joules = integral(sampler.readings, start, end)
     if joules == 0:
         return _nothing(source, "it read 0 W all the time")
-    every = -(-len(watts) // MOST_WATTS)
+    every = -(-len(kept) // MOST_WATTS)
     return EnergyRecord(
         joules=joules,
         source=source.name,
         rail=source.rail,
         reason="; ".join(_doubts(sampler, start, end)) or None,
         interval_ms=every * source.interval_ms,
-        watts=watts[::every],
+        watts=tuple(value for _, value in kept[::every]),
+        seconds=tuple(round(max(moment - start, 0.0), 6) for moment, _ in kept[::every]),
     )
 
 

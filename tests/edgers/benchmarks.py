@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from edgers.benchmark.record import (
     Benchmark,
     MachineRecord,
@@ -15,6 +17,24 @@ from edgers_engines.energy import EnergyRecord
 from edgers_engines.engine import EngineRecord
 
 _STATE = DeviceState(clocks_mhz={}, temperatures_c={}, throttling=None, power_mode=None, missing={})
+SETTINGS = SettingsRecord(
+    scenario="certify",
+    bundle="a-bundle",
+    bundle_digest="0" * 64,
+    image="frame.png",
+    image_sha256="1" * 64,
+    prompt="Where to?",
+    choices=("left", "right"),
+    oracle=None,
+    sigma=0.25,
+    alpha=0.001,
+    samples=100,
+    selection=16,
+    method="fixed",
+    target_radius=None,
+    batch_size=32,
+    seed="0" * 32,
+)
 
 
 def query(
@@ -45,24 +65,7 @@ def benchmark(*, queries: tuple[Query, ...], scenario: str = "certify") -> Bench
     return Benchmark(
         edgers_version="0",
         started_at="2026-01-01T00:00:00+00:00",
-        settings=SettingsRecord(
-            scenario=scenario,
-            bundle="a-bundle",
-            bundle_digest="0" * 64,
-            image="frame.png",
-            image_sha256="1" * 64,
-            prompt="Where to?",
-            choices=("left", "right"),
-            oracle=None,
-            sigma=0.25,
-            alpha=0.001,
-            samples=100,
-            selection=16,
-            method="fixed",
-            target_radius=None,
-            batch_size=32,
-            seed="0" * 32,
-        ),
+        settings=replace(SETTINGS, scenario=scenario),
         machine=MachineRecord(
             processor="a processor",
             system="Linux",

@@ -11,12 +11,12 @@ from edgers.benchmark.record import (
     MachineRecord,
     MemoryRecord,
     Query,
-    SettingsRecord,
     WarmUpRecord,
 )
 from edgers_engines.device_state import DeviceState
 from edgers_engines.energy import EnergyRecord
 from edgers_engines.engine import EngineRecord
+from tests.edgers.benchmarks import SETTINGS
 
 SHARES = {
     "decode image": 0.015,
@@ -85,23 +85,14 @@ def simulated(rng=None, *, count=240, times=None, settings=(), **fields):
     benchmark = Benchmark(
         edgers_version="0.7.0",
         started_at="2026-11-23T18:00:00+00:00",
-        settings=SettingsRecord(
-            scenario="certify",
+        settings=replace(
+            SETTINGS,
             bundle="corridor-0.8M",
             bundle_digest="3f" * 32,
             image="corridor-017.png",
             image_sha256="a9" * 32,
             prompt="what should the robot do ?",
             choices=("forward", "left", "right", "stop"),
-            oracle=None,
-            sigma=0.25,
-            alpha=0.001,
-            samples=100,
-            selection=16,
-            method="fixed",
-            target_radius=None,
-            batch_size=32,
-            seed="0" * 32,
         ),
         machine=MachineRecord(
             processor="ARMv8 Processor rev 1 (v8l)",
@@ -136,6 +127,7 @@ def simulated(rng=None, *, count=240, times=None, settings=(), **fields):
             rail="VDD_IN",
             interval_ms=100.0,
             watts=tuple(float(w) for w in watts),
+            seconds=tuple(i / 10 for i in range(readings)),
         ),
         before=STATE,
         after=replace(STATE, temperatures_c={"cpu-thermal": 66.0, "gpu-thermal": 63.5}),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import mlperf_loadgen
 import pytest
 
 from edgers import demo
@@ -110,6 +111,34 @@ def test_a_failure_comes_out_of_loadgen_whole_and_its_logs_are_not_kept(certifie
     assert measured.ended_early == "the third"
     assert len(measured.queries) == 2
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_failure_of_loadgen_itself_keeps_the_queries_that_were_answered(
+    certifier, asking, tmp_path, monkeypatch
+):
+    start = mlperf_loadgen.StartTestWithLogSettings
+
+    def breaks(*given):
+        start(*given)
+        raise RuntimeError("its log could not be written")
+
+    monkeypatch.setattr(mlperf_loadgen, "StartTestWithLogSettings", breaks)
+    scenario = scenario_of(certifier, asking, 1, 1)
+    measured = measure(scenario, by_loadgen("single", SECONDS, tmp_path / "logs"), 0.0)
+    assert measured.ended_early == "LoadGen failed: its log could not be written"
+    assert len(measured.queries) >= AT_LEAST
+
+
+def test_logs_that_cannot_be_named_leave_the_queries(certifier, asking, tmp_path):
+    class Naming(Failing):
+        def ask(self, number, samples, keep):
+            (tmp_path / "logs").mkdir(exist_ok=True)
+            self._scenario.ask(number, samples, keep)
+
+    scenario = Naming(scenario_of(certifier, asking, 1, 1), None)
+    measured = measure(scenario, by_loadgen("single", SECONDS, tmp_path / "logs"), 0.0)
+    assert "is there already" in measured.ended_early
+    assert len(measured.queries) >= AT_LEAST
 
 
 class Pressing(Failing):

@@ -13,7 +13,7 @@ from edgers.benchmark.record import MAX_BENCHMARK_BYTES, STAGES
 from edgers_engines.device import Host
 from edgers_engines.energy import EnergyRecord
 from edgers_engines.engine import EngineRecord, open_backend
-from edgers_engines.errors import BackendError
+from edgers_engines.errors import BackendError, EdgersError
 from tests.edgers.benchmarks import benchmark, query
 
 ENGINE = EngineRecord(backend="onnxruntime", version="1", device="cpu", provider="CPU", precision="fp32")
@@ -114,6 +114,8 @@ ERRORS = pytest.mark.parametrize(
         (BackendError("the graph failed"), "the graph failed"),
         (MemoryError(), "out of memory"),
         (MemoryError("2 GB"), "out of memory (2 GB)"),
+        (EdgersError("LoadGen failed: its log"), "LoadGen failed: its log"),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
     ],
 )
 

@@ -7,12 +7,15 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from msgspec.structs import replace
 from PIL import Image
+from rich.console import Console
 
 from edgers.benchmark.summary import summarise
 from edgers.cli.bench import _roofline
-from edgers.report.benchmark_page import benchmark_html, warnings
+from edgers.report.benchmark import benchmark_lines, warnings
+from edgers.report.benchmark_page import benchmark_html
 from edgers.report.benchmark_plot import plot_benchmark
 from edgers.report.inline_svg import inline_svg
 from edgers.report.panels import panels
@@ -317,3 +320,126 @@ def test_a_roofline_that_is_not_to_be_had_leaves_its_reason_in_the_picture(
     found = _roofline(benchmark, demo_bundle, open_backend("onnxruntime", device=None, threads=1))
     assert found == "not measured: no product to be measured by"
     assert "no product to be measured by" in drawn(benchmark, found)["roofline"]
+
+
+def roofline_of(benchmark, bundle, monkeypatch):
+    """The tokens and the samples that a benchmark's roofline is measured for."""
+    given = []
+
+    def measured(_model, sizes, samples):
+        given.append((sizes.tokens, samples))
+        return ROOFLINE
+
+    monkeypatch.setattr("edgers.roofline.measure", measured)
+    _roofline(benchmark, bundle, open_backend("onnxruntime", device=None, threads=1))
+    return given.pop()
+
+
+@pytest.mark.parametrize(("steps", "tokens"), [(0, 1), (5, 2), (20, 5)])
+def test_the_roofline_is_of_the_tokens_and_samples_that_were_measured(
+    benchmark, demo_bundle, monkeypatch, steps, tokens
+):
+    """116 samples are a batch of 16 for the class and four batches of up to 32."""
+    queries = tuple(replace(query, decode_steps=steps) for query in benchmark.queries)
+    measured = replace(benchmark, queries=queries)
+    assert roofline_of(measured, demo_bundle, monkeypatch) == (tokens, 116)
+    caption = panels(measured, ROOFLINE)[-1].caption
+    assert f"{tokens} tokens a batch on average" in caption
+    assert "each sample's own are not recorded" in caption
+
+
+def test_the_roofline_of_certificates_that_end_early_is_of_the_samples_they_took(
+    benchmark, demo_bundle, monkeypatch
+):
+    queries = tuple(
+        replace(query, samples=samples, decode_steps=steps)
+        for query, samples, steps in zip(benchmark.queries, (10, 20), (1, 2), strict=False)
+    )
+    settings = replace(benchmark.settings, selection=0, batch_size=8)
+    early = replace(benchmark, queries=queries, settings=settings)
+    assert summarise(early).tokens == pytest.approx(1 + 3 / 5)
+    assert roofline_of(early, demo_bundle, monkeypatch) == (2, 15)
+
+
+def test_the_roofline_of_batches_counts_each_query_as_one(benchmark, demo_bundle, monkeypatch):
+    queries = tuple(replace(_plain(query), samples=32, decode_steps=3) for query in benchmark.queries)
+    settings = replace(benchmark.settings, scenario="stream", samples=32)
+    batches = replace(benchmark, queries=queries, settings=settings)
+    assert roofline_of(batches, demo_bundle, monkeypatch) == (4, 32)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "selection", "said"),
+    [
+        ("certify", 16, "100 after 16 for the class; 32 at once"),
+        ("certify", 0, "100; 32 at once"),
+        ("offline", 16, "100; 32 at once"),
+    ],
+)
+def test_samples_for_the_class_are_named_only_where_there_are_any(scenario, selection, said):
+    short = simulated(count=2, settings={"scenario": scenario, "selection": selection})
+    queries = short.queries if scenario == "certify" else tuple(map(_plain, short.queries))
+    page = benchmark_html(replace(short, queries=queries)).decode()
+    assert f"<td>{said}</td>" in page
+
+
+def energy_across(benchmark):
+    """What the energy panel has across: its values, and their name."""
+    axes = Figure().subplots()
+    next(panel for panel in panels(benchmark, "") if panel.key == "energy").draw(axes)
+    return [*axes.lines[0].get_xdata()], axes.get_xlabel()
+
+
+def test_power_is_drawn_at_the_times_of_its_readings_or_by_their_numbers(benchmark):
+    energy = replace(benchmark.energy, watts=(5.0, 6.0, 7.0), seconds=(0.0, 0.5, 7.25))
+    assert energy_across(replace(benchmark, energy=energy)) == ([0.0, 0.5, 7.25], "seconds")
+    older = replace(benchmark, energy=replace(energy, seconds=()))
+    assert energy_across(older) == ([1, 2, 3], "number of the reading: its time is not recorded")
+
+
+def test_samples_that_failed_are_said_in_one_line_where_there_are_any(benchmark):
+    queries = (replace(benchmark.queries[0], failed=3), *benchmark.queries[1:])
+    said = f"3 of {116 * len(queries):,} samples failed"
+    for each, there in ((benchmark, False), (replace(benchmark, queries=queries), True)):
+        console = Console(width=200, file=io.StringIO())
+        for line in benchmark_lines(each):
+            console.print(line)
+        assert (said in console.file.getvalue()) == there
+        assert any(said in warning for warning in warnings(each)) == there
+
+
+def worse_than(benchmark):
+    """Nine queries that were not steady, on a device that was throttled."""
+    return replace(
+        simulated(count=9),
+        warm_up=replace(benchmark.warm_up, steady=False, said="still falling"),
+        before=replace(STATE, throttling=("over current",)),
+    )
+
+
+def test_the_warnings_stand_beneath_the_picture(benchmark):
+    figures = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda figure, *_given, **_named: figures.append(figure))
+        for each in (benchmark, worse_than(benchmark)):
+            plot_benchmark(each, "png", ROOFLINE)
+    good, bad = (figure.get_supxlabel().replace("\n", " ") for figure in figures)
+    assert good == ""
+    for said in ("still falling", "over current", "9 of 100"):
+        assert said in bad
+
+
+def test_the_legend_of_the_latencies_lies_within_their_axes_and_above_the_marks(benchmark):
+    for each in (benchmark, worse_than(benchmark)):
+        figure = Figure(figsize=(5.3, 4.0), layout="constrained")  # a third of the picture's width
+        axes = figure.subplots()
+        next(panel for panel in panels(each, "") if panel.key == "latency").draw(axes)
+        figure.draw_without_rendering()
+        legend, inside = axes.get_legend().get_window_extent(), axes.get_window_extent()
+        assert inside.x0 < legend.x0
+        marks = max(patch.get_window_extent().y1 for patch in axes.patches)
+        assert marks < legend.y0
+
+
+def test_the_size_of_the_dots_is_explained_where_they_are(benchmark):
+    assert "the larger a dot, the more queries" in drawn(benchmark)["radius"]

@@ -11,7 +11,7 @@ from edgers.benchmark.record import STAGES
 from edgers.benchmark.scenario import Asking, Certificates, Samples
 from edgers.certify import Certifier
 from edgers_engines.errors import BackendError, InputError
-from edgers_engines.vlm import Status
+from edgers_engines.vlm import Question, Status
 
 NANOSECOND = 2e-6  # in milliseconds, of each of two roundings
 IN_A_CERTIFICATE = set(STAGES)
@@ -189,6 +189,31 @@ def test_a_batch_of_numbers_that_are_not_finite_is_no_query(certifier, asking, m
     monkeypatch.setattr(scenario._question, "answers", broken)
     with pytest.raises(BackendError, match="every sample of a batch gave numbers that are not finite"):
         asked(scenario)
+
+
+@pytest.fixture
+def first_fails(monkeypatch):
+    """Makes the first sample of every batch fail; returns the batches' sizes."""
+    answers, sizes = Question.answers, []
+
+    def broken(question, noisy):
+        first, *others = answers(question, noisy)
+        sizes.append(len(noisy))
+        return [replace(first, status=Status.FAILED), *others]
+
+    monkeypatch.setattr(Question, "answers", broken)
+    return sizes
+
+
+def test_samples_of_a_batch_that_fail_are_counted_in_their_own_query(certifier, asking, first_fails):
+    scenario, _ = samples(certifier, asking, 4, 8)
+    assert [(query.samples, query.failed) for query in asked(scenario)] == [(4, 1), (4, 1)]
+    assert [query.failed for query in asked(scenario, 1)] == [1, 1]
+
+
+def test_a_certificate_counts_the_samples_that_failed_in_both_of_its_counts(certifier, asking, first_fails):
+    (query,) = asked(Certificates(certifier, asking, lambda _samples: None))
+    assert query.failed == len(first_fails) > 1
 
 
 def test_what_the_scenario_ran_on_is_named(certifier, asking):

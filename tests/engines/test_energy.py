@@ -191,7 +191,22 @@ def test_of_many_readings_some_are_kept_evenly_and_all_are_integrated(count, eve
     record = meter.record()
     assert record.watts == tuple(float(second) for second in range(0, count, every))
     assert record.interval_ms == every * 1.0
+    assert record.seconds == record.watts
     assert record.joules == pytest.approx((count - 1) ** 2 / 2)
+
+
+def test_each_reading_has_its_own_time_in_the_span_however_late_it_came():
+    meter = Meter(Watts(5.0))
+    meter._sampler.readings = [(99.99, 1.0), (100.5, 2.0), (107.25, 3.0)]
+    meter._start, meter._end = 100.0, 107.0
+    assert meter.record().seconds == (0.0, 0.5, 7.25)
+
+
+def test_times_that_are_not_those_of_the_readings_are_refused():
+    record = EnergyRecord(joules=1.0, watts=(1.0, 2.0), seconds=(0.0, 1.0))
+    text = dump(record).replace(b"2.0", b"2.0, 3.0")
+    with pytest.raises(ValueError, match="2 times of 3 readings"):
+        parse(text, EnergyRecord)
 
 
 def test_what_the_span_takes_after_the_end_of_interest_does_not_count():
@@ -357,6 +372,40 @@ def test_tegrastats_measures_a_span_and_ends_also_when_the_span_fails(tmp_path, 
     assert (record.source, record.rail, record.interval_ms) == ("tegrastats", "VDD_IN", 10.0)
     assert set(record.watts) == {5.299}
     assert record.joules > 0
+
+
+def test_a_source_that_hangs_is_waited_for_once_when_the_span_ends():
+    class Hanging(Watts):
+        waits = True
+
+        def read(self):
+            if self.taken:  # until the span has ended
+                self.taken += 1
+                self.enough.set()
+                meter._sampler._ended.wait(60)
+                raise UnreadableError("it printed no line")
+            self.taken += 1
+            return 5.0
+
+    meter = Meter(source := Hanging())
+    meter.start()
+    assert source.enough.wait(60)
+    meter.stop()
+    assert source.taken == 2
+    assert not meter._sampler.whole
+
+
+def test_a_source_that_was_not_being_read_at_the_end_is_read_once_more():
+    class Patient(Watts):
+        waits = True
+
+    sampler = Sampler(source := Patient(5.0))
+    sampler._run = lambda: None
+    sampler._thread = threading.Thread(target=sampler._run)
+    sampler.start()
+    sampler.stop()
+    assert source.taken == 2
+    assert sampler.whole
 
 
 def test_no_thread_is_left(tmp_path):

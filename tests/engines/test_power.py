@@ -308,6 +308,20 @@ def test_a_tegrastats_that_ends_says_that_there_will_be_no_more(program, tmp_pat
     source.close()
 
 
+def test_a_tegrastats_that_printed_nothing_is_not_asked_to_end_but_killed(program, tmp_path, monkeypatch):
+    """It was waited for already, and one that hangs may not hear."""
+    ignores = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    pid = program(f"{ignores}print('VDD_IN 1mW/1mW', flush=True)\ntime.sleep(600)\n")
+    source = Tegrastats(site(tmp_path))
+    monkeypatch.setattr(tegrastats, "_PATIENCE", 0.0)
+    with pytest.raises(UnreadableError, match="printed no line"):
+        source.read()
+    monkeypatch.setattr(tegrastats, "_PATIENCE", 60.0)
+    monkeypatch.setattr(source._process, "terminate", lambda: pytest.fail("it was asked to end"))
+    source.close()
+    assert gone(pid)
+
+
 def test_a_line_that_is_cut_in_pieces_is_read_whole(program, tmp_path):
     program(
         "while True:\n"

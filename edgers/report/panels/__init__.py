@@ -25,5 +25,5 @@ def panels(benchmark: Benchmark, roofline: Roofline | str) -> tuple[Panel, ...]:
         time_panel(benchmark),
         radius_panel(benchmark),
         energy_panel(benchmark),
-        roofline_panel(roofline),
+        roofline_panel(benchmark, roofline),
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgers.benchmark.record import Benchmark
 from edgers.benchmark.summary import summarise
 from edgers.report.colours import AMBER, BLUE
@@ -25,14 +23,14 @@ def energy_panel(benchmark: Benchmark) -> Panel:
     def draw(axes: Axes) -> None:
         if energy.joules is None:
             write_instead(axes, "Energy", f"not known: {energy.reason}")
-        elif not energy.watts or not energy.interval_ms:
+        elif not energy.watts:
             write_instead(
                 axes,
                 f"Energy: {each}",
                 f"{_meter(energy)} counts energy: there is no power over time to draw",
             )
         else:
-            _draw_watts(axes, energy, f"Energy: {each}")
+            _draw_watts(axes, energy, energy.joules / summarise(benchmark).seconds, f"Energy: {each}")
 
     return Panel(
         key="energy",
@@ -46,13 +44,12 @@ def energy_panel(benchmark: Benchmark) -> Panel:
     )
 
 
-def _draw_watts(axes: Axes, energy: EnergyRecord, title: str) -> None:
-    seconds = np.arange(len(energy.watts)) * (energy.interval_ms or 0.0) / 1000
-    mean = float(np.mean(energy.watts))
-    axes.plot(seconds, energy.watts, color=BLUE, linewidth=1)
+def _draw_watts(axes: Axes, energy: EnergyRecord, mean: float, title: str) -> None:
+    numbers = range(1, len(energy.watts) + 1)
+    axes.set_xlabel("seconds" if energy.seconds else "number of the reading: its time is not recorded")
+    axes.plot(energy.seconds or numbers, energy.watts, color=BLUE, linewidth=1)
     axes.axhline(mean, color=AMBER, linestyle="--", linewidth=1.4, label=f"mean {number(mean)} W")
     axes.set_ylim(0, max(energy.watts) * 1.2)
-    axes.set_xlabel("seconds")
     axes.set_ylabel(printable(f"W, {_meter(energy)}"), parse_math=False)
     axes.legend(frameon=False, fontsize=9, loc="lower right")
     head(axes, title)

@@ -43,10 +43,8 @@ def histogram_panel(benchmark: Benchmark) -> Panel:
         axes.set_xlabel("latency, ms")
         axes.set_ylabel("queries")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylim(0, 1.28 * most)  # the legend is above the marks
-        axes.legend(
-            frameon=False, fontsize=9, loc="upper right", ncols=3, columnspacing=1.2, handlelength=1.4
-        )
+        axes.set_ylim(0, 1.5 * most)  # the legend is above the marks; in one column it is never too wide
+        axes.legend(frameon=False, fontsize=9, loc="upper right", handlelength=1.4)
         head(axes, f"Latency of {counted(len(times), 'query', 'queries')}")
 
     percentiles: list[Row] = [

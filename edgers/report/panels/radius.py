@@ -46,6 +46,8 @@ def radius_panel(benchmark: Benchmark) -> Panel:
             counts, reached = zip(*marks, strict=True)
             sizes = [20 + 60 * count / max(marks.values()) for count in marks.values()]
             axes.scatter(counts, reached, s=sizes, color=GREEN, zorder=3, label="certified here")
+            said, place = "the larger a dot, the more queries", axes.transAxes
+            axes.text(0.98, 0.04, said, transform=place, ha="right", fontsize=9, color=GREEN)
         if settings.target_radius is not None:
             axes.axhline(settings.target_radius, color=AMBER, linewidth=1, label="target radius")
         axes.set_xscale("log")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgers.benchmark.record import Benchmark
+from edgers.benchmark.summary import summarise
 from edgers.report.panels.panel import Panel, head, number, write_instead
 from edgers.report.roofline import draw as draw_roofline
 from edgers.report.roofline import duration, roofline_sentences
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 _TITLE = "Roofline"
 
 
-def roofline_panel(roofline: Roofline | str) -> Panel:
+def roofline_panel(benchmark: Benchmark, roofline: Roofline | str) -> Panel:
     """Vision, prefill and a decode step; a text says why there are none."""
     if isinstance(roofline, str):
         return Panel(
@@ -40,7 +42,8 @@ def roofline_panel(roofline: Roofline | str) -> Panel:
         key="roofline",
         title=_TITLE,
         caption=" ".join(
-            f"{line[0].upper()}{line[1:].removesuffix('.')}." for line in roofline_sentences(roofline)
+            f"{line[0].upper()}{line[1:].removesuffix('.')}."
+            for line in (*roofline_sentences(roofline), _answers(benchmark))
         ),
         header=("graph", "GFLOP", "MB", "operations a byte", "bound by", "limit", "measured", "share"),
         rows=tuple(
@@ -57,4 +60,12 @@ def roofline_panel(roofline: Roofline | str) -> Panel:
             for stage in roofline.stages
         ),
         draw=draw,
+    )
+
+
+def _answers(benchmark: Benchmark) -> str:
+    """Where the tokens of an answer are from."""
+    return (
+        f"measured: {number(summarise(benchmark).tokens)} tokens a batch on average, which the answer's are "
+        "rounded from; they are those of the longest answer in it, for each sample's own are not recorded"
     )

@@ -30,6 +30,7 @@ class Sampler:
         self._thread = threading.Thread(target=self._run, name="energy", daemon=True)
         self.readings: list[Reading] = []
         self.failed, self.why, self.whole, self.dried_up = 0, "", True, False
+        self._newest, self._succeeded = 0.0, True  # when the thread last tried, and whether it got one
 
     def start(self) -> None:
         """Take the first reading, then go on beside the caller."""
@@ -37,15 +38,21 @@ class Sampler:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take the last reading, after which nothing is read."""
+        """Take the last reading, after which nothing is read.
+
+        Where a reading was being waited for, it is the last: a source that hangs is not waited for again.
+        """
+        asked = time.monotonic()
         self._ended.set()
         self._thread.join()
-        self.whole = not self.dried_up and self._take() and self.whole
+        if self.dried_up or not (self._source.waits and self._newest >= asked):
+            self._succeeded = not self.dried_up and self._take()
+        self.whole = self._succeeded and self.whole
 
     def _run(self) -> None:
         pause = 0.0 if self._source.waits else self._source.interval_ms / 1e3
         while not self.dried_up and not self._ended.wait(pause):
-            self._take()
+            self._succeeded, self._newest = self._take(), time.monotonic()
 
     def _take(self) -> bool:
         before = time.monotonic()

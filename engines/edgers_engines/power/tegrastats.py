@@ -8,6 +8,7 @@ import select
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 
 from edgers_engines.power.rails import total, whole_module
 from edgers_engines.power.source import EndedError, PowerSource, Site
@@ -34,7 +35,7 @@ class Tegrastats(PowerSource):
             raise UnreadableError("there is no such program on PATH")
         self.interval_ms = site.interval_ms
         self._process = _started([program, "--interval", str(max(1, round(site.interval_ms)))])
-        self._text = b""
+        self._text, self._silent = b"", False
         try:
             self._names = whole_module(rails(self._line()))
         except BaseException:
@@ -48,12 +49,12 @@ class Tegrastats(PowerSource):
 
     def close(self) -> None:
         """See `Source.close`."""
-        self._process.terminate()
-        try:
-            self._process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        ends = [self._process.kill] if self._silent else [self._process.terminate, self._process.kill]
+        for end in ends:  # what hangs was waited for already
+            end()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_PATIENCE)
+                break
         if self._process.stdout is not None:
             self._process.stdout.close()
 
@@ -63,11 +64,13 @@ class Tegrastats(PowerSource):
         deadline = time.monotonic() + _PATIENCE
         while b"\n" not in self._text:
             if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                self._silent = True
                 raise UnreadableError(f"it printed no line for {_PATIENCE:g} s")
             got = os.read(pipe, 1 << 16)
             if not got:
                 raise EndedError("it ended")
             self._text = (self._text + got)[-(1 << 16) :]
+        self._silent = False
         *lines, self._text = self._text.split(b"\n")
         return lines[-1].decode(errors="replace")
 
