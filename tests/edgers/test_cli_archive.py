@@ -125,7 +125,7 @@ WRONG = {
     "pack: into the bundle": (["pack", "{}/bundle", "{}/bundle/a"], 2, "would lie inside the bundle"),
     "pack: not there": (["pack", "{}/none", "{}/a"], 1, "cannot read the bundle"),
     "pack: a file": (["pack", "{}/archive", "{}/a"], 1, "is not a directory"),
-    "pack: no bundle": (["pack", "{}", "{}/a"], 1, "not a plain file"),
+    "pack: no bundle": (["pack", "{}", "{}/a"], 1, "has no manifest.json"),
     "unpack: onto a folder": (["unpack", "{}/archive", "{}/bundle"], 2, "bundle is there already"),
     "unpack: onto a file": (["unpack", "{}/archive", "{}/archive"], 2, "archive is there already"),
     "unpack: into no folder": (["unpack", "{}/archive", "{}/none/b"], 2, "none is not a folder"),
