@@ -32,7 +32,7 @@ ROUNDS = int(os.environ.get("ROUNDS", "3"))
 SIGMA, WARM_UP, SEED = 0.5, 50, "0123456789abcdeffedcba9876543210"
 MINIATURE = "miniature, free text"
 LARGEST = {"demo, choices": 10_000, "demo, free text": 10_000, MINIATURE: 1000}
-LAST_WORD = {"kind": "rules", "name": "last word", "rules": [{"pattern": "* stop", "label": "stop"}]}
+LAST_WORD = {"kind": "rules", "name": "last-word", "rules": [{"pattern": "* stop", "label": "stop"}]}
 
 
 @dataclass(frozen=True)
