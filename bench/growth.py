@@ -32,7 +32,11 @@ ROUNDS = int(os.environ.get("ROUNDS", "3"))
 SIGMA, WARM_UP, SEED = 0.5, 50, "0123456789abcdeffedcba9876543210"
 MINIATURE = "miniature, free text"
 LARGEST = {"demo, choices": 10_000, "demo, free text": 10_000, MINIATURE: 1000}
-LAST_WORD = {"kind": "rules", "name": "last-word", "rules": [{"pattern": "* stop", "label": "stop"}]}
+LAST_WORD = {
+    "kind": "rules",
+    "name": "last-word",
+    "rules": [{"pattern": "* stop", "label": "stop"}, {"pattern": "*", "label": "anything"}],
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Run:
 
 
 def ask(workload: str, folder: Path) -> dict[str, Any]:
-    """How a workload's answers become classes; the random miniature's are OTHER, at their end."""
+    """How a workload's answers become classes; the random miniature's are one, known at their end."""
     from edgers import demo
 
     if workload == "demo, choices":
