@@ -20,9 +20,8 @@ def settled_by(oracle: Oracle | Freezing) -> Callable[[str], bool] | None:
     """
     if not isinstance(oracle, Rules) or not oracle.reads_text:
         return None
-    return (
-        Settled(oracle.rules) if sum(1 + len(rule.unless) for rule in oracle.rules) <= MAX_PATTERNS else None
-    )
+    patterns = sum(1 + len(rule.unless) for rule in oracle.rules)
+    return Settled(oracle.rules) if patterns <= MAX_PATTERNS else None
 
 
 class Settled:
