@@ -50,11 +50,11 @@ from peers.decoders import (
     greedy,
     open_session,
 )
-from peers.generate import Cohen, Generate, Transformers
+from peers.generate import Cohen, Generate, Transformers, prompt_ids
 from peers.graphs import PeerGraphs
 from peers.graphs import write as write_graphs
 from peers.tables import report
-from peers.work import IMAGE_TOKENS, gflop
+from peers.work import gflop
 from recorder import FirstToken, Recorder, Tokens
 
 from edgers import Bundle
@@ -142,13 +142,6 @@ def _poll(model: VisionLanguageModel, canvas: NDArray[np.float64], oracle: Any) 
     return Poll(question, oracle, canvas, sigma=SIGMA, seed=SEED, progress=lambda _samples: None)
 
 
-def _image_token(checkpoint: Path) -> int:
-    from transformers import AutoConfig
-
-    token: int = AutoConfig.from_pretrained(checkpoint).image_token_id
-    return token
-
-
 def with_threads(checkpoint: Path, bundle: Path, graphs: PeerGraphs, threads: int) -> dict[str, Any]:
     """All comparisons with so many threads, in this process."""
     import torch
@@ -158,8 +151,7 @@ def with_threads(checkpoint: Path, bundle: Path, graphs: PeerGraphs, threads: in
     backend = OnnxRuntimeBackend("cpu", threads)
     model = VisionLanguageModel(Bundle.load(bundle), backend)
     table = model.embeddings(range(TEXT["vocab_size"]))
-    prefix, suffix = model.prompts.prefix, model.prompts.suffix(PROMPT)
-    ids = [*prefix, *[_image_token(checkpoint)] * IMAGE_TOKENS, *suffix]
+    ids = prompt_ids(checkpoint, model.bundle, PROMPT)
     assert len(ids) == POSITIONS
     canvas = to_lattice(np.random.default_rng(0).random((3, VISION["image_size"], VISION["image_size"])))
     sessions = {
@@ -172,7 +164,7 @@ def with_threads(checkpoint: Path, bundle: Path, graphs: PeerGraphs, threads: in
     return {
         "threads": threads,
         "samples": SAMPLES,
-        "gflop_per_sample": gflop(len(prefix)),
+        "gflop_per_sample": gflop(len(model.prompts.prefix)),
         "pipelines": _pipelines(model, canvas, table, sessions, {"eager": eager, "compiled": compiled}),
         "decoders": _decoders(model, table, sessions, OwnRuntime(graphs.ids, threads)),
         "certificates": _certificates(model, canvas, eager),

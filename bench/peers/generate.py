@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,17 @@ from recorder import Tokens
 
 from edgers.smoothing.bounds import clopper_pearson_lower
 from edgers.smoothing.radius import certified_radius
+from edgers_engines.bundle import Bundle
+from edgers_engines.prompt import PromptEncoder
+
+
+def prompt_ids(checkpoint: Path, bundle: Bundle, prompt: str) -> list[int]:
+    """The tokens that edgers feeds, the image's among them."""
+    from transformers import AutoConfig
+
+    prompts, image = PromptEncoder(bundle), AutoConfig.from_pretrained(checkpoint).image_token_id
+    features = [image] * bundle.manifest.dimensions.image_tokens
+    return [*prompts.prefix, *features, *prompts.suffix(prompt)]
 
 
 class Transformers:
@@ -21,12 +33,23 @@ class Transformers:
 
     Args:
         checkpoint: Hugging Face directory.
-        ids: the prompt's tokens, the image's among them.
+        ids: the prompt's tokens, see `prompt_ids`.
         batch: rows at once.
+        new_tokens: the longest answer.
+        held_to: the only tokens that may be chosen; any unless given.
         compiled: with a static cache, and `torch.compile` around the model's forward, prefill and decode.
     """
 
-    def __init__(self, checkpoint: Path, ids: list[int], batch: int, *, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        checkpoint: Path,
+        ids: list[int],
+        batch: int,
+        *,
+        new_tokens: int = NEW_TOKENS,
+        held_to: Sequence[int] | None = None,
+        compiled: bool = False,
+    ) -> None:
         import torch
         from transformers import GenerationConfig, LlavaForConditionalGeneration
 
@@ -38,13 +61,15 @@ class Transformers:
         )
         self._ids, self.batch = torch.tensor([ids]), batch
         self._settings = GenerationConfig(
-            max_new_tokens=NEW_TOKENS,
+            max_new_tokens=new_tokens,
             do_sample=False,
             pad_token_id=0,
+            bos_token_id=1,
             eos_token_id=2,
             cache_implementation="static" if compiled else None,
             disable_compile=True,  # transformers' own covers the decode step only
         )
+        self._held = {} if held_to is None else {"prefix_allowed_tokens_fn": lambda _row, _ids: held_to}
         if compiled:
             self._model.forward = torch.compile(self._model.forward)
 
@@ -59,6 +84,7 @@ class Transformers:
                 attention_mask=torch.ones_like(ids),
                 pixel_values=(canvases - self._mean) / self._std,
                 generation_config=self._settings,
+                **self._held,
             )
         return [tuple(row) for row in out[:, ids.shape[1] :].tolist()]
 
