@@ -30,7 +30,7 @@ bench: $(FULL)/.installed $(DEVICE)/.installed
 	$(FULL)/bin/python bench/bounds.py
 	$(FULL)/bin/python bench/decisions.py
 	$(FULL)/bin/python bench/sequential.py
-	$(FULL)/bin/python bench/decision_time.py
+	$(FULL)/bin/python bench/decision_time.py build/miniature
 	$(FULL)/bin/python bench/paper_figure.py
 	$(FULL)/bin/python bench/growth.py build/miniature
 	$(FULL)/bin/python bench/batches.py build/miniature

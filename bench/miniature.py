@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 PROMPT = "Left or right?"
 NEW_TOKENS = 8
 POSITIONS = 84
@@ -40,6 +38,7 @@ TEXT = {
 
 def write(root: Path) -> tuple[Path, Path]:
     """The checkpoint and the bundle below `root`, made unless they are there."""
+    sys.path.insert(0, str(Path(__file__).parent.parent))  # where the tests are
     from edgers_export.bundle import export_bundle
     from tests.checkpoints import Miniature
     from tests.checkpoints import write as write_checkpoint

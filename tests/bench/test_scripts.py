@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import bounds
 import decision_time
 import decisions
 import measure
+import numpy as np
 import outside
+import plain
 import pytest
+import revisions
+import workloads
 from graph_time import covered
+
+from edgers.oracle.base import OTHER
 
 BENCH = Path(measure.__file__).parent
 SCRIPTS = sorted(
@@ -121,42 +129,96 @@ def test_a_target_is_judged_by_the_median(least, limit, verdict):
     assert table.splitlines()[2:] == [f"| time | 2.00 (1.50 to 2.50) | {side} {limit:.2f} | {verdict} |"]
 
 
+WORKLOAD = workloads.Workload(
+    name="made up",
+    bundle=None,
+    prompt="?",
+    ways={way: {} for way in decision_time.TARGETS},
+    baselines={workloads.HELD: SimpleNamespace(batch=32)},
+    against={
+        workloads.CHOICES: (workloads.HELD, workloads.CUT, workloads.FREE),
+        workloads.FREE_TEXT: (workloads.FREE,),
+    },
+    beside={workloads.FREE_TEXT: (workloads.CUT,)},
+    selections=(0,),
+    frames=(None, None),
+    found="made up",
+)
+
+
 @pytest.fixture
 def decided():
-    """Made up: two frames that edgers decides in a second, `generate` in 5 to 8; one verdict differs."""
-    baselines = {decision_time.HELD: 8.0, decision_time.CUT: 7.0, decision_time.FREE: 5.0}
-    names = dict.fromkeys(map(decision_time.ours, decision_time.WAYS), 1.0) | baselines
+    """Two frames that edgers decides in a second, `generate` in 5 to 8; one verdict differs."""
+    baselines = {workloads.HELD: 8.0, workloads.CUT: 7.0, workloads.FREE: 5.0}
+    names = dict.fromkeys(map(decision_time.ours, WORKLOAD.ways), 1.0) | baselines
     seconds = {name: [spent, spent] for name, spent in names.items()}
-    same = {name: decision_time.Verdict("stop", True, 100 if name in baselines else 20) for name in names}
+    same = {name: plain.Verdict("stop", True, 100 if name in baselines else 20) for name in names}
     verdicts = {name: [one, one] for name, one in same.items()}
-    verdicts[decision_time.HELD][1] = decision_time.Verdict("slow", False, 100)
+    verdicts[workloads.HELD][1] = plain.Verdict("slow", False, 100)
     return seconds, verdicts
 
 
-def test_time_to_a_decision_is_judged_against_the_fastest_baseline(decided, monkeypatch):
-    monkeypatch.setattr(decision_time, "TARGETS", {"choices": 6, "free text": 4})
-    said = decision_time.verdict("choices", *decided)
+def test_time_to_a_decision_is_judged_against_the_fastest_baseline(decided):
+    said = decision_time.verdict(WORKLOAD, "choices", *decided)
     assert said == (
         "- choices: 5.00 times as fast (5.00 to 5.00) as the fastest baseline, generate, free text: "
         "5.00 by fewer samples, 1.00 by each one's time. Target 6: missed."
     )
-    assert decision_time.verdict("free text", *decided).endswith("Target 4: met.")
+    assert decision_time.verdict(WORKLOAD, "free text", *decided).endswith("Target 4: met.")
 
 
 def test_the_table_of_decisions_has_every_contender_of_both_ways(decided):
-    rows = decision_time.table(*decided, {decision_time.HELD: 32}).splitlines()
-    assert [row.split(" | ")[0] for row in rows[2:8]] == [
+    rows = decision_time.table(WORKLOAD, *decided).splitlines()
+    assert [row.split(" | ")[0] for row in rows[2:9]] == [
         "| edgers, choices",
         "| generate, held to the choices, batches of 32",
         "| generate, cut at the first word",
         "| generate, free text",
         "| edgers, free text",
         "| generate, free text",
+        "| generate, cut at the first word",
     ]
     held = "8000 (8000 to 8000) | 100.0 | 1 of 2 | 8.00 (8.00 to 8.00), 8.00 to 8.00 | 1 |"
     assert rows[3].endswith(held)
 
 
+def test_the_plain_way_selects_by_the_first_samples_and_counts_the_others():
+    """Of 16 + 100 answers every 20th is another class: 95 votes, which prove R >= 0.25; with 60 none does."""
+
+    class Answers:
+        batch, asked = 25, 0
+
+        def answers(self, canvases):
+            assert canvases.shape[1:] == (3, 4, 5)
+            first, self.asked = self.asked, self.asked + len(canvases)
+            return [(number,) for number in range(first, self.asked)]
+
+    def verdict(read):
+        return plain.Generate(Answers(), read)(np.zeros((4, 5, 3), np.uint8))
+
+    assert verdict(lambda tokens: "rare" if tokens[0] % 20 == 19 else "stop") == plain.Verdict(
+        "stop", True, 116
+    )
+    assert verdict(lambda tokens: "stop" if tokens[0] < 76 else "rare") == plain.Verdict("stop", False, 116)
+    assert verdict(lambda _tokens: OTHER) == plain.Verdict(OTHER, False, 116)
+
+
 def test_intervals_that_overlap_are_covered_once():
     assert covered([(0, 2), (5, 6), (1, 3), (1.5, 1.75), (2, 2.5)]) == 4
     assert covered([]) == 0
+
+
+def test_a_revision_is_set_beside_this_one_by_the_ratio_within_a_round():
+    table = revisions.table({"demo": [0.2, 0.3, 0.8]}, {"demo": [0.1, 0.1, 0.4]})
+    assert table.splitlines()[2:] == ["| demo | 300 | 100 | 2.00 (2.00 to 3.00) |"]
+
+
+def test_an_older_revision_is_imported_from_its_own_files(tmp_path):
+    """Not from the files of the revision that measures it."""
+    (tmp_path / "edgers").mkdir()
+    (tmp_path / "edgers" / "__init__.py").write_text("raise SystemExit(7)")
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "miniature.py").write_text("print('made')")
+    tree = revisions.Tree(tmp_path, tmp_path / "root")
+    with pytest.raises(subprocess.CalledProcessError, match="returned non-zero exit status 7"):
+        tree()
