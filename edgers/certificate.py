@@ -109,6 +109,7 @@ class Certificate(Record, frozen=True, kw_only=True):
     method: Method
     target_radius: Annotated[float, Meta(gt=0)] | None
     look_every: Count | None
+    first_look: Count | None = None
     floor: Annotated[float, Meta(ge=0.5, lt=1)]
     assumption: Assumption
     norm: Literal["L2"]
@@ -153,6 +154,7 @@ class Certificate(Record, frozen=True, kw_only=True):
             method=self.method,
             target_radius=self.target_radius,
             look_every=self.look_every,
+            first_look=self.first_look,
             mode=mode_of(self.assumption),
             total_variation=self.sampler.total_variation,
             floor=self.floor,

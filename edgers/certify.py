@@ -124,7 +124,7 @@ class Certifier:
                 total_variation=total_variation_bound(_values(bundle), sigma),
                 floor=real("floor", floor),
                 selected=self.selection > 0,
-            )
+            ).looking_early
         except ValueError as error:
             raise InputError(str(error)) from None
         if (audit is None) != (teacher is None):
@@ -159,7 +159,7 @@ class Certifier:
             )
             if other.accounting == self.accounting:
                 return self
-            other.rule = replace(self.rule, alpha=other.accounting.alpha)
+            other.rule = replace(self.rule, alpha=other.accounting.alpha).looking_early
         except ValueError as error:
             raise InputError(str(error)) from None
         return other
@@ -174,7 +174,8 @@ class Certifier:
         other.batch_size = whole("batch_size", batch_size)
         target_radius = real("target_radius", target_radius)
         try:
-            other.rule = replace(self.rule, target_radius=target_radius, look_every=other.batch_size)
+            aimed = replace(self.rule, target_radius=target_radius, look_every=other.batch_size)
+            other.rule = aimed.looking_early
         except ValueError as error:
             raise InputError(str(error)) from None
         return other
@@ -310,7 +311,8 @@ class Certifier:
         if not self._selection_by_default:
             raise InputError("clusters are frozen by a selection: draw one, of 1 sample or more")
         other = copy.copy(self)
-        other.selection, other.rule = DEFAULT_SELECTION, replace(self.rule, selected=True)
+        other.selection = DEFAULT_SELECTION
+        other.rule = replace(self.rule, selected=True).looking_early
         return other
 
     def _drawn(self, part: Part | None, seed: str | None) -> range:
@@ -344,7 +346,8 @@ class Certifier:
             raise InputError(str(error)) from None
         if auditor:
             auditor.check(judge)
-        following = Stream.CERTIFICATION, len(drawn), drawn.start
+        look = self.rule.first_look or 0
+        following = Stream.CERTIFICATION, len(drawn), drawn.start, look
         selection = poll.select(self.selection, following, stop.asked)
 
         def over(votes: Mapping[str, int]) -> bool:
@@ -352,7 +355,9 @@ class Certifier:
             return ending(self.rule, label, votes) is not None or stop.asked()
 
         keep = auditor.votes if auditor else 0
-        votes = poll.count(Stream.CERTIFICATION, len(drawn), stop=over, first=drawn.start, keep=keep)
+        votes = poll.count(
+            Stream.CERTIFICATION, len(drawn), stop=over, first=drawn.start, keep=keep, look=look
+        )
         return VoteRecord(selection=selection, certification=votes)
 
     def _label(self, selection: Mapping[str, int], votes: Mapping[str, int], oracle: Oracle) -> str:
@@ -414,6 +419,7 @@ class Certifier:
             method=rule.method,
             target_radius=rule.target_radius,
             look_every=rule.look_every,
+            first_look=rule.first_look,
             floor=rule.floor,
             assumption=assumption(rule.mode, judged=judge.record.judged),
             norm="L2",

@@ -22,7 +22,7 @@ TEXTS = 5  # how many of the most frequent are kept
 
 Progress = Callable[[int], None]
 Votes = dict[str, int]
-Next = tuple[Stream, int] | tuple[Stream, int, int]
+Next = tuple[Stream, int] | tuple[Stream, int, int, int]
 
 
 class Poll:
@@ -104,7 +104,7 @@ class Poll:
         if self._freezing is None:
             return self.count(Stream.SELECTION, samples, then, stop)
         answers: list[Answer] = []
-        for chunk, following in self._chunks_ahead(Stream.SELECTION, samples, 0, then):
+        for chunk, following in self._chunks_ahead((Stream.SELECTION, samples), then):
             if self._stopped(stop, {}):
                 break
             answers += self._answers(chunk, following)
@@ -127,6 +127,7 @@ class Poll:
         *,
         first: int = 0,
         keep: int = 0,
+        look: int = 0,
     ) -> Votes:
         """Votes of the samples first, first + 1, ... of one stream, for every class and the reserved ones.
 
@@ -135,17 +136,18 @@ class Poll:
         Args:
             stream: which use of the noise.
             samples: how many samples at most.
-            then: stream, samples and first of the next count, if there will be one: its first noise is drawn
-                while the last answers of this one are computed. Changes no vote.
+            then: stream, samples, first and look of the next count, if there will be one: its first noise is
+                drawn while the last answers of this one are computed. Changes no vote.
             stop: asked with the votes so far before each chunk; when it says so, no more are drawn.
             first: the first sample's index.
             keep: how many texts to keep of each class, the first in index order; see `kept`.
+            look: a number of samples after which a chunk is to end. The first chunk is made smaller for it.
 
         Raises:
             BackendError: every sample failed; a part that fails is counted as FAILED.
         """
         votes = self._no_votes()
-        for chunk, following in self._chunks_ahead(stream, samples, first, then):
+        for chunk, following in self._chunks_ahead((stream, samples, first, look), then):
             if self._stopped(stop, votes):
                 break
             votes.update(self._labels(chunk, following, keep))
@@ -176,17 +178,17 @@ class Poll:
             f"failed: the {oracle.record.kind} {oracle.record.name!r} could not be asked ({oracle.failure})"
         )
 
-    def _chunks(self, stream: Stream, samples: int, first: int = 0) -> Iterator[Chunk]:
-        for done in range(0, samples, self._question.rows):
-            yield Chunk(stream, first + done, min(self._question.rows, samples - done))
+    def _chunks(self, stream: Stream, samples: int, first: int = 0, look: int = 0) -> Iterator[Chunk]:
+        done, rows = 0, look % self._question.rows or self._question.rows
+        while done < samples:
+            yield Chunk(stream, first + done, min(rows, samples - done))
+            done, rows = done + rows, self._question.rows
 
-    def _chunks_ahead(
-        self, stream: Stream, samples: int, first: int, then: Next | None
-    ) -> Iterator[tuple[Chunk, Chunk | None]]:
+    def _chunks_ahead(self, now: Next, then: Next | None) -> Iterator[tuple[Chunk, Chunk | None]]:
         """Each chunk, and the one whose noise is drawn meanwhile."""
         upcoming = next(self._chunks(*then), None) if then else None
-        following = chain(islice(self._chunks(stream, samples, first), 1, None), [upcoming])
-        return zip(self._chunks(stream, samples, first), following, strict=False)
+        following = chain(islice(self._chunks(*now), 1, None), [upcoming])
+        return zip(self._chunks(*now), following, strict=False)
 
     def _stopped(self, stop: Callable[[Votes], bool], votes: Votes) -> bool:
         start = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Literal, get_args
 
@@ -94,6 +94,7 @@ class Rule:
         method: see above.
         target_radius: what is to be decided, on the canvas.
         look_every: samples between two decisions about the target.
+        first_look: samples before the first of them, with the method sequential; `look_every` unless given.
         mode: what is claimed, and what it assumes.
         total_variation: how far the sampler's law is from ideal noise at most.
         floor: the probability that the class keeps within the radius.
@@ -109,6 +110,7 @@ class Rule:
     method: Method = "fixed"
     target_radius: float | None = None
     look_every: int | None = None
+    first_look: int | None = None
     mode: Mode = field(default_factory=Composite)
     total_variation: float = 0.0
     floor: float = FLOOR
@@ -135,6 +137,10 @@ class Rule:
             raise ValueError("a target radius and the samples between two looks at it belong together")
         if self.look_every is not None and not 1 <= self.look_every <= MAX_SAMPLES:
             raise ValueError(f"a look every {self.look_every} samples; it must be 1 to {MAX_SAMPLES}")
+        if self.first_look is not None and (self.method != "sequential" or self.look_every is None):
+            raise ValueError("only the method sequential, asked about a target, chooses its first look")
+        if self.first_look is not None and not 1 <= self.first_look <= self.samples:
+            raise ValueError(f"the first look is at {self.first_look}; it must be 1 to {self.samples}")
         if self.target_radius is not None and (self._boundary.certify_from > self._boundary.looks).all():
             raise ValueError(
                 f"{self.samples} samples cannot certify a radius of {self.target_radius:g} even if all "
@@ -203,7 +209,19 @@ class Rule:
     def _looks_at(self, samples: int) -> bool:
         if self.look_every is None or not samples:
             return False
-        return samples % self.look_every == 0 or samples == self.samples
+        since = samples - (self.first_look or self.look_every)
+        return (since >= 0 and since % self.look_every == 0) or samples == self.samples
+
+    @property
+    def looking_early(self) -> Rule:
+        """The same with its first look where the votes could first certify the target, if they may end then.
+
+        No earlier look can certify, and the method sequential is sound wherever it looks; in batched the
+        looks share alpha.
+        """
+        if self.method != "sequential" or self.target_radius is None:
+            return self
+        return replace(self, first_look=_unanimous(self._threshold.value, self._vote_alpha))
 
     @property
     def _vote_alpha(self) -> float:
@@ -272,7 +290,14 @@ class Rule:
                 f"the method batched takes {MAX_BATCHED} samples at most, not {self.samples}; sequential "
                 "takes more"
             )
-        return _boundary(self.method, self._threshold.value, self._vote_alpha, self.samples, every)
+        return _boundary(
+            self.method,
+            self._threshold.value,
+            self._vote_alpha,
+            self.samples,
+            every=every,
+            first=self.first_look,
+        )
 
 
 def _worst(label: str, votes: Mapping[str, int]) -> dict[str, int]:
@@ -284,9 +309,16 @@ def _worst(label: str, votes: Mapping[str, int]) -> dict[str, int]:
     return {**votes, FAILED: 0, strongest: votes[strongest] + failed}
 
 
-@lru_cache(maxsize=8)  # `verify` asks for the one that `certify` used, a robot for the same at every frame
-def _boundary(method: Method, threshold: float, alpha: float, samples: int, every: int) -> Boundary:
-    looks = even_looks(samples, every)
+@lru_cache(maxsize=16)  # `verify` asks for the one that `certify` used, a robot for the same at every frame
+def _boundary(
+    method: Method, threshold: float, alpha: float, samples: int, *, every: int, first: int | None
+) -> Boundary:
+    looks = even_looks(samples, every, first)
     if method == "batched":
         return spending_boundary(threshold, alpha, looks)
     return MixtureTest(threshold, alpha).boundary(looks)
+
+
+@lru_cache(maxsize=16)
+def _unanimous(threshold: float, alpha: float) -> int:
+    return MixtureTest(threshold, alpha).unanimous_samples

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,8 @@ def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
     yield "sampler.total_variation", c.sampler.total_variation, total_variation_bound(c.values, c.sigma)
     rule = c.rule
     yield from _samples(c, rule, sum(selection.values()), sum(votes.values()))
+    if c.first_look is not None:
+        yield "first_look", c.first_look, rule.looking_early.first_look
     yield "decoding.constrained", c.decoding.constrained, c.oracle.kind == "choices"
     if c.oracle.kind == "choices":
         yield "oracle", c.oracle, choices_record(c.oracle.classes)
@@ -212,7 +215,9 @@ def replay(
         )
         # Less memory may have made the chunks smaller than what lies between two looks.
         certifier.batch_size = min(certifier.batch_size, c.batch_size)
-        again = certifier.accounted(c.accounting.kind, c.accounting.number).certify(
+        asked = certifier.accounted(c.accounting.kind, c.accounting.number)
+        asked.rule = replace(asked.rule, first_look=c.first_look)
+        again = asked.certify(
             camera,
             c.prompt,
             choices=choices,

@@ -113,8 +113,9 @@ class Plan:
         p: the class's probability.
         reachable: whether p is above the threshold; if not, certifying would be the error of level alpha.
         fixed: the smallest fixed n; None where the target is out of reach or n above `MAX_FIXED_SAMPLES`.
-        sequential: the mixture test, sound at any stopping time.
-        batched: exact alpha-spending at the same looks.
+        sequential: the mixture test, sound at any stopping time; its first look is the first that can
+            certify, the others follow batch by batch.
+        batched: exact alpha-spending, with a look after every batch.
     """
 
     p: float
@@ -136,9 +137,10 @@ def make_plans(target: Target, probabilities: Sequence[float]) -> list[Plan]:
     """
     if not 1 <= target.cap <= MAX_CAP:
         raise ValueError(f"the cap is {target.cap}; it must lie between 1 and {MAX_CAP}")
-    threshold, alpha, looks = target.threshold, target.alpha, even_looks(target.cap, target.batch)
-    sequential = MixtureTest(threshold, alpha).boundary(looks)
-    batched = spending_boundary(threshold, alpha, looks)
+    threshold, alpha = target.threshold, target.alpha
+    test = MixtureTest(threshold, alpha)
+    sequential = test.boundary(even_looks(target.cap, target.batch, test.unanimous_samples))
+    batched = spending_boundary(threshold, alpha, even_looks(target.cap, target.batch))
     return [
         Plan(
             p=p,

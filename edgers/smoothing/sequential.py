@@ -83,6 +83,20 @@ class MixtureTest:
         check_counts(votes, samples)
         return _rejects(votes, samples, Probability(self.threshold, 1 - self.threshold), self.alpha)
 
+    @property
+    def unanimous_samples(self) -> int:
+        """The fewest samples that certify when all agree; with fewer, no votes do.
+
+        The evidence grows with every vote: each factor of the likelihood ratio is above 1 for one.
+        """
+        few, enough = 0, 1
+        while not self.certifies(enough, enough):
+            few, enough = enough, 2 * enough
+        while enough - few > 1:
+            middle = (few + enough) // 2
+            few, enough = (few, middle) if self.certifies(middle, middle) else (middle, enough)
+        return enough
+
     def boundary(self, looks: Integers | Sequence[int], futility: float = DEFAULT_FUTILITY) -> Boundary:
         """The same test at these looks only, with a rule to give up; both only make its size smaller.
 

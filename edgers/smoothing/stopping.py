@@ -132,8 +132,13 @@ def size(boundary: Boundary, threshold: float) -> float:
     return operating_characteristics(boundary, threshold).certified
 
 
-def even_looks(cap: int, batch: int) -> Integers:
-    """Looks after every `batch` samples and at the cap: int64, increasing.
+def even_looks(cap: int, batch: int, first: int | None = None) -> Integers:
+    """Looks after `first` samples, then after every `batch` more, and at the cap: int64, increasing.
+
+    Args:
+        cap: the last look.
+        batch: samples between two looks.
+        first: the first look; a batch unless given.
 
     Raises:
         ValueError: the batch or the cap is out of range.
@@ -141,7 +146,7 @@ def even_looks(cap: int, batch: int) -> Integers:
     if not 1 <= batch <= MAX_SAMPLES:
         raise ValueError(f"the batch is {batch}; it must lie between 1 and {MAX_SAMPLES}")
     check_counts(0, cap)
-    return np.unique(np.append(np.arange(batch, cap, batch), cap))
+    return np.unique(np.append(np.arange(first or batch, cap, batch), cap))
 
 
 def fixed_boundary(threshold: float, alpha: float, samples: int) -> Boundary:

@@ -2,7 +2,9 @@
 
 import io
 import math
+from dataclasses import replace
 
+import msgspec
 import pytest
 from msgspec.structs import asdict
 from rich.console import Console
@@ -11,7 +13,7 @@ from scipy.special import ndtr, ndtri
 from edgers import Certifier, demo
 from edgers import ending as ending_module
 from edgers.advice import advice, meaning
-from edgers.certificate import Certificate
+from edgers.certificate import Certificate, CertificateError
 from edgers.ending import ALL_SAMPLES, CANCELLED, CERTIFIED, DEADLINE, OUT_OF_REACH, RESERVED_SELECTED
 from edgers.report.plot import plot_certificate
 from edgers.report.text import certificate_panel, summary_table
@@ -29,7 +31,7 @@ from edgers.smoothing.oracle_error import (
     Unknown,
 )
 from edgers.smoothing.radius import certified_radius
-from edgers.smoothing.sequential import anytime_lower
+from edgers.smoothing.sequential import MixtureTest, anytime_lower
 from edgers.verify import replay, verify
 from edgers_engines.errors import InputError
 from edgers_engines.image import CameraImage
@@ -107,8 +109,54 @@ def test_a_clear_frame_is_certified_at_the_target_by_few_samples(demo_bundle, fi
     selected, drawn = counted(c)
     assert (selected, c.samples_spent) == (8, 8 + drawn)
     assert drawn < 60
-    assert drawn % c.look_every == 0
+    assert (drawn - (c.first_look or 0)) % c.look_every == 0
     assert (c.look_every, c.batch_size) == (8, 8)
+
+
+def test_the_first_look_is_the_first_that_can_certify(demo_bundle, first_frame, seed):
+    asked = deciding(demo_bundle)
+    c = ask(asked, first_frame, seed)
+    assert c.first_look == asked.rule.first_look == 20
+    test = MixtureTest(asked.rule._threshold.value, c.alpha)
+    assert (test.certifies(20, 20), test.certifies(19, 19)) == (True, False)
+    assert (set(c.votes.certification.values()), c.samples_spent) == ({0, 20}, 8 + 20)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_with_less_memory_the_looks_are_where_they_were(monkeypatch, demo_bundle, hard_frame, seed, rows):
+    asked = deciding(demo_bundle, samples=2000, target_radius=0.3)
+    whole = ask(asked, hard_frame, seed)
+    asked.batch_size = rows
+    again = sound(ask(asked, hard_frame, seed), demo_bundle)
+    assert (again.batch_size, again.first_look, again.votes) == (rows, whole.first_look, whole.votes)
+
+
+def test_another_target_another_level_and_another_class_move_the_first_look(demo_bundle):
+    asked = deciding(demo_bundle)
+    assert asked.rule.first_look == 20
+    assert asked.deciding(0.3, 8).rule.first_look > 20
+    assert asked.accounted("among", 10).rule.first_look > 20
+    assert deciding(demo_bundle, "batched").rule.first_look is None
+    assert certifier(demo_bundle, method="sequential").rule.first_look is None
+    leading, chosen = (deciding(demo_bundle, selection=n0).rule for n0 in (0, 8))
+    assert leading.first_look == replace(chosen, alpha=chosen.alpha / 2).looking_early.first_look
+
+
+def test_a_first_look_that_is_not_the_first_that_can_certify_does_not_verify(demo_bundle, first_frame, seed):
+    c = ask(deciding(demo_bundle), first_frame, seed)
+    with pytest.raises(CertificateError, match="first_look is 4, but 20"):
+        verify(msgspec.structs.replace(c, first_look=4))
+
+
+def test_a_certificate_of_even_looks_verifies_and_is_replayed(demo_bundle, first_frame, seed):
+    """As they were written before there was a first look."""
+    asked = deciding(demo_bundle)
+    asked.rule = replace(asked.rule, first_look=None)
+    c = ask(asked, first_frame, seed)
+    assert (c.first_look, counted(c)[1]) == (None, 24)
+    written = msgspec.json.decode(msgspec.json.encode(c))
+    del written["first_look"]
+    sound(msgspec.convert(written, type(c)), demo_bundle)
 
 
 def test_batched_proves_the_target_and_no_more(demo_bundle, first_frame, seed):
@@ -125,12 +173,12 @@ def test_sequential_proves_the_anytime_radius(demo_bundle, first_frame, seed):
 
 @pytest.mark.parametrize("method", EARLY)
 def test_a_hard_frame_ends_as_out_of_reach(demo_bundle, hard_frame, seed, method):
-    asked = deciding(demo_bundle, method, samples=2000, target_radius=0.3)
+    asked = deciding(demo_bundle, method, samples=2000, target_radius=0.35)
     c = sound(ask(asked, hard_frame, seed), demo_bundle)
     assert (c.certified, c.stopped_because) == (False, OUT_OF_REACH)
     assert counted(c)[1] < 500
     told(c)
-    assert "too few for a radius of 0.3" in " ".join(advice(c))
+    assert "too few for a radius of 0.35" in " ".join(advice(c))
 
 
 def test_a_radius_below_the_target_is_told_but_not_certified(demo_bundle, first_frame, seed):
@@ -149,7 +197,7 @@ def test_the_batch_is_what_lies_between_two_looks(demo_bundle, first_frame, seed
     drawn = counted(c)[1]
     assert c.look_every == batch_size
     assert c.certified
-    assert drawn % batch_size == 0 or drawn == c.n
+    assert (drawn - (c.first_look or 0)) % batch_size == 0 or drawn == c.n
 
 
 def test_without_a_target_every_sample_is_drawn(demo_bundle, first_frame, seed):
@@ -358,8 +406,7 @@ def test_every_mode_makes_a_certificate_that_is_sound(demo_bundle, first_frame, 
 @pytest.mark.parametrize("mode", [Asymmetric(0.0, 0.2), Symmetric(0.2)], ids=lambda mode: mode.name)
 @pytest.mark.parametrize("method", ["fixed", "sequential"])
 def test_votes_that_contradict_the_mode_are_one_clear_error(demo_bundle, first_frame, seed, mode, method):
-    more = {} if method == "fixed" else {"target_radius": 0.3, "batch_size": 64}
-    asked = certifier(demo_bundle, method=method, mode=mode, **more)
+    asked = certifier(demo_bundle, method=method, mode=mode)
     with pytest.raises(ContradictionError, match="its assumption does not hold here"):
         ask(asked, first_frame, seed, choices=of(mode))
 

@@ -270,7 +270,6 @@ EARLY_FORGERIES = [
     ("target_radius", 0.2, "stopped_because is"),
     ("target_radius", None, "belong together|about a target radius: give one"),
     ("target_radius", -0.1, r"\$\.target_radius"),
-    ("look_every", 7, "stopped_because is"),
     ("look_every", None, "belong together"),
     ("look_every", 1 << 40, "a look every"),
     ("method", "fixed", "decides no target radius"),
@@ -279,7 +278,7 @@ EARLY_FORGERIES = [
     ("stopped_because", DEADLINE, "stopped_because is"),
     ("stopped_because", CANCELLED, "stopped_because is"),
     ("stopped_because", RESERVED_SELECTED, "stopped_because is"),
-    ("n", 8, "votes.certification's sum|cannot certify"),
+    ("n", 8, "votes.certification's sum|cannot certify|the first look is at"),
     ("n", 10**9, "100000 looks"),
     ("n_selection", 17, "n_selection is 17, but 16"),
     ("samples_spent", 200, "samples_spent is 200"),
@@ -308,7 +307,7 @@ def test_a_forged_field_of_a_certificate_that_ended_early_is_named(request, made
 def test_a_radius_made_for_one_floor_is_not_passed_off_as_one_for_another(floored, floor):
     assert floored.certified
     verify(floored)
-    with pytest.raises(CertificateError, match=r"(stopped_because|radius) is"):
+    with pytest.raises(CertificateError, match=r"(stopped_because|first_look|radius) is"):
         verify(forge(floored, "floor", floor))
 
 
@@ -366,9 +365,19 @@ def test_a_certificate_made_for_fewer_or_more_others_does_not_pass_for_one_of_ma
 
 
 def test_the_two_methods_do_not_pass_for_one_another(sequential, batched):
-    for forged in (forge(sequential, "method", "batched"), forge(batched, "method", "sequential")):
+    with pytest.raises(CertificateError, match="only the method sequential"):
+        verify(forge(sequential, "method", "batched"))
+    for forged in (
+        forge(replace(sequential, first_look=None), "method", "batched"),
+        forge(batched, "method", "sequential"),
+    ):
         with pytest.raises(CertificateError, match=r"(stopped_because|q_lower) is"):
             verify(forged)
+
+
+def test_looks_that_were_not_laid_down_are_no_looks(batched):
+    with pytest.raises(CertificateError, match="stopped_because is"):
+        verify(forge(batched, "look_every", 7))
 
 
 @pytest.mark.parametrize("because", [ALL_SAMPLES, DEADLINE])
