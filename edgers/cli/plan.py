@@ -157,8 +157,9 @@ def _show_plans(target: Target, unanimous: int, plans: list[Plan], ms: float | N
     out.print(
         f"fixed: the smallest n that certifies with probability {target.power:.12g} or more. sequential, "
         f"batched: looks after each batch of {target.batch}, at most {target.cap} samples; their mean, with "
-        "the runs that give up. Samples that select the class come on top; without a selection none do, but "
-        f"each class is tested at half of alpha: that is --alpha {target.alpha / 2:g} here."
+        "the runs that give up. The first look of sequential is the first that can certify. Samples that "
+        "select the class come on top; without a selection none do, but each class is tested at half of "
+        f"alpha: that is --alpha {target.alpha / 2:g} here."
         + ("" if ms is None else f" Time at the {ms:.3g} ms a sample that were measured.")
     )
 
