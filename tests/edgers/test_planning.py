@@ -65,6 +65,12 @@ def test_the_expected_samples_of_the_sequential_rule_are_known(radius, expected)
         assert plan.sequential.expected_samples == pytest.approx(expected[plan.p], rel=0.02, abs=0.5)
 
 
+@pytest.mark.parametrize(("radius", "samples"), [(0.1, 15), (0.25, 22), (0.5, 47)])
+def test_the_sequential_rule_looks_first_where_it_can_certify(radius, samples):
+    (plan,) = make_plans(Target(0.5, radius, 0.001), [1])
+    assert (plan.sequential.expected_samples, plan.batched.expected_samples % 8) == (samples, 0)
+
+
 @pytest.mark.parametrize(
     ("p", "samples", "votes"), [(0.9, 71, 61), (0.95, 43, 39), (0.99, 26, 25), (1, 19, 19)]
 )

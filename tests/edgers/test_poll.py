@@ -213,6 +213,19 @@ class TestPoll:
             (CERTIFICATION, 8, 1),
         ]
 
+    @pytest.mark.parametrize(
+        ("look", "rows"), [(6, [2, 4, 3]), (8, [4, 4, 1]), (3, [3, 4, 2]), (20, [4, 4, 1])]
+    )
+    def test_a_chunk_ends_where_somebody_looks(self, asked, drawn, look, rows):
+        votes = asked(Parity(4))
+        selected = votes.count(SELECTION, 4, (CERTIFICATION, 9, 0, look))
+        counted = votes.count(CERTIFICATION, 9, look=look)
+        assert [chunk[2] for chunk in drawn] == [4, *rows]
+        assert [selected, counted] == [
+            asked(Parity(4)).count(SELECTION, 4),
+            asked(Parity(4)).count(CERTIFICATION, 9),
+        ]
+
     def test_the_noise_of_the_next_count_is_drawn_while_the_last_selection_is_answered(self, asked, drawn):
         class Patient(Parity):
             def answers(self, canvases):

@@ -128,6 +128,16 @@ def test_many_counts_at_once_are_the_same_numbers():
     assert together.tolist() == [float(test.log_evidence(k, 300)) for k in votes.tolist()]
 
 
+@pytest.mark.parametrize("threshold", [0.01, 0.3, 0.5, 0.69, 0.99, 0.9999])
+@pytest.mark.parametrize("alpha", [0.4, 0.05, 0.001, 1e-9])
+def test_the_fewest_samples_that_certify_are_unanimous(threshold, alpha):
+    test = MixtureTest(threshold, alpha)
+    fewest = test.unanimous_samples
+    assert test.certifies(fewest, fewest)
+    few = np.arange(max(fewest - 40, 1), fewest)
+    assert (test.fewest_votes(few) > few).all()
+
+
 def test_the_boundary_is_where_the_evidence_first_reaches_one_over_alpha():
     looks = even_looks(400, 1)
     for threshold, alpha in ((0.5, 0.05), (0.6915, 0.001), (0.99, 1e-6)):
