@@ -34,10 +34,10 @@ class Settled:
         """Whether no continuation changes the class.
 
         A word at the end may still grow, so it does not count yet; nor does one before a character of which
-        bytes are missing. That nothing else of the text changes when more is written is what tokenizers do.
+        bytes are missing.
 
         Args:
-            text: what an answer begins with.
+            text: what an answer begins with; see `PromptEncoder.beginning`.
         """
         words = words_of(text)
         if words and (text.endswith(_INCOMPLETE) or words_of(text[-1])):

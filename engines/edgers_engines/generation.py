@@ -235,7 +235,7 @@ class Generation:
 
 def _of_tokens(settled: Callable[[str], bool], prompts: PromptEncoder) -> Callable[[tuple[int, ...]], bool]:
     """The same of tokens, each beginning looked at once: noisy copies of one image answer much alike."""
-    return lru_cache(maxsize=1024)(lambda tokens: settled(prompts.decode(tokens)))
+    return lru_cache(maxsize=1024)(lambda tokens: settled(prompts.beginning(tokens)))
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edgers_engines.bundle import Bundle
 from edgers_engines.errors import BundleError, InputError
-from edgers_engines.tokenizer import read_tokenizer
+from edgers_engines.tokenizer import byte_tokens, keeps_beginnings, read_tokenizer
 
 MAX_PROMPT_CHARACTERS = 20_000
 
@@ -26,6 +26,11 @@ class PromptEncoder:
         except ValueError as error:
             raise BundleError(f"{bundle.path / manifest.tokenizer} {error}") from None
         self._template = manifest.prompt
+        special = (
+            self._tokenizer.get_added_tokens_decoder()
+        )  # they are not written, so a run goes on behind them
+        self._open = byte_tokens(self._tokenizer).union(special)
+        self._keeps_beginnings = keeps_beginnings(self._tokenizer)
 
     @property
     def prefix(self) -> tuple[int, ...]:
@@ -56,9 +61,31 @@ class PromptEncoder:
         return whole[len(before) :]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of generated token ids, without special tokens or outer blanks."""
-        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        """The text of generated token ids, without special tokens or outer blanks.
+
+        Raises:
+            BundleError: the tokenizer fails on them.
+        """
+        try:
+            text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001  as in `_encode`
+            raise BundleError(f"the bundle's tokenizer fails on an answer: {error}") from None
         return text.strip()
+
+    def beginning(self, tokens: Sequence[int]) -> str:
+        """What `decode` makes of all answers that begin with these tokens begins so, but for its last word.
+
+        The last character may be a replacement character, where bytes of it are missing. Where the tokenizer
+        promises nothing, it is empty.
+        """
+        if not self._keeps_beginnings:
+            return ""
+        end = len(tokens)
+        while end and tokens[end - 1] in self._open:
+            end -= 1
+        return self.decode(tokens[:end])
 
     def _run(self, prompt: str) -> str:
         return self._template.text_before + check_text("the prompt", prompt) + self._template.text_after

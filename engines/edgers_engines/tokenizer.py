@@ -11,6 +11,8 @@ from tokenizers import Tokenizer
 
 MAX_PATTERNS = 4  # replacements by regular expression; each may at most double a text
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_LEFT = "Strip from the left"
+_BY_TOKEN = {"BPEDecoder", "ByteFallback", "ByteLevel", "Metaspace", "Replace", "WordPiece", _LEFT}
 MAX_FRAME = 16  # special tokens that a tokenizer puts around a text
 
 
@@ -51,6 +53,27 @@ def read_tokenizer(content: bytes, vocabulary: int) -> Tokenizer:
     if spelled:
         raise ValueError(f"has no plain text for {spelled[0]!r}: whoever writes it makes the special token")
     return tokenizer
+
+
+def byte_tokens(tokenizer: Tokenizer) -> frozenset[int]:
+    """Tokens that are one byte each, of characters that have no token."""
+    return frozenset(i for token, i in tokenizer.get_vocab().items() if _BYTE.fullmatch(token))
+
+
+def keeps_beginnings(tokenizer: Tokenizer) -> bool:
+    """Whether the text of an answer's beginning stays as it is when more tokens follow.
+
+    True of decoders that write every token by itself. The last character may lack bytes, and a run of byte
+    tokens at the end becomes replacement characters, all of it, where it turns out to be no text.
+    """
+    decoder = json.loads(tokenizer.to_str())["decoder"] or {"type": "Sequence", "decoders": []}
+    kinds = [_decodes(step) for step in decoder.get("decoders", [decoder])]
+    fused = kinds.index("Fuse") if "Fuse" in kinds else len(kinds)
+    return set(kinds[:fused]) <= _BY_TOKEN and set(kinds[fused + 1 :]) <= {_LEFT}
+
+
+def _decodes(step: dict[str, Any]) -> str:
+    return _LEFT if step["type"] == "Strip" and not step["stop"] else str(step["type"])
 
 
 def frame(tokenizer: Tokenizer) -> tuple[int, ...]:

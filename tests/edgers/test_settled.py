@@ -1,8 +1,13 @@
 """Settled answers: rules need an answer up to the word from which on nothing changes its class."""
 
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
 
 from edgers import demo
 from edgers.certify import Certifier
@@ -11,6 +16,7 @@ from edgers.oracle.settled import MAX_PATTERNS, settled_by
 from edgers_engines import oracle_record
 from edgers_engines.image import CameraImage, prepare
 from edgers_engines.noise import Stream, noisy_copies, to_lattice
+from edgers_engines.prompt import PromptEncoder
 from edgers_engines.vlm import Question, Status
 
 SEED = "0123456789abcdef0123456789abcdef"
@@ -68,6 +74,73 @@ def test_what_follows_a_settled_beginning_changes_no_class(triples, beginning, r
     if settled_by(oracle)(beginning):
         written = beginning.removesuffix("\N{REPLACEMENT CHARACTER}") + rest
         assert oracle.classify_text(written) == oracle.classify_text(beginning)
+
+
+BYTES = [f"<0x{byte:02X}>" for byte in (*b"a ,", 0xC3, 0xA9)]  # the last two are é
+TOKENS = {
+    "ByteFallback": ["▁a", "▁b", "b", ",", "▁", *BYTES, "<unk>"],
+    "ByteLevel": ["a", "b", "Ġa", "Ġ", ",", "Ã", "©", "<unk>"],
+    "WordPiece": ["a", "b", "##b", ",", "'", "n't", "not", "<unk>"],
+    "Metaspace": ["▁a", "▁b", "b", "▁", ",", "<unk>"],
+    "BPEDecoder": ["a", "b</w>", "a</w>", ",</w>", "<unk>"],
+    "no decoder": ["a", "b", ",", "<unk>"],
+    "CTC": ["a", "b", "|", "<pad>", "<unk>"],
+}
+DECODERS = {
+    "ByteFallback": decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    ),
+    "ByteLevel": decoders.ByteLevel(),
+    "WordPiece": decoders.WordPiece(cleanup=True),
+    "Metaspace": decoders.Metaspace(),
+    "BPEDecoder": decoders.BPEDecoder(),
+    "no decoder": None,
+    "CTC": decoders.CTC(),
+}
+
+
+@cache
+def prompts(kind):
+    """A prompt encoder whose tokenizer has this decoder."""
+    vocabulary = {token: i for i, token in enumerate(TOKENS[kind])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106  no password
+    tokenizer.add_special_tokens(["<unk>"])
+    if DECODERS[kind] is not None:
+        tokenizer.decoder = DECODERS[kind]
+    manifest = SimpleNamespace(tokenizer="", dimensions=SimpleNamespace(vocabulary=100), prompt=None)
+    return PromptEncoder(
+        SimpleNamespace(path=Path(), manifest=manifest, read=lambda _name: tokenizer.to_str().encode())
+    )
+
+
+@pytest.mark.parametrize("kind", TOKENS)
+@settings(max_examples=400, deadline=None)
+@given(st.data(), SOME_RULES)
+def test_tokens_that_follow_a_settled_beginning_change_no_class(kind, data, triples):
+    some = st.lists(st.integers(0, len(TOKENS[kind]) - 1), max_size=6)
+    oracle, beginning, rest = rules(*triples), data.draw(some), data.draw(some)
+    if settled_by(oracle)(prompts(kind).beginning(beginning)):
+        classes = {
+            oracle.classify_text(prompts(kind).decode(tokens)) for tokens in (beginning, beginning + rest)
+        }
+        assert len(classes) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokens", "text"),
+    [
+        pytest.param("ByteFallback", ["▁a", ","], "a,", id="whole tokens"),
+        pytest.param("ByteFallback", ["▁a", *BYTES[1:4]], "a", id="bytes may yet be no text"),
+        pytest.param(
+            "ByteFallback", ["▁a", *BYTES[1:4], "<unk>"], "a", id="bytes go on behind what is not written"
+        ),
+        pytest.param("ByteFallback", ["▁a", *BYTES[2:5], ","], "a,é,", id="bytes that are over"),
+        pytest.param("ByteLevel", ["a", ",", "Ã"], "a,\N{REPLACEMENT CHARACTER}", id="a byte is missing"),
+        pytest.param("CTC", ["a", "|", "b"], "", id="a decoder that promises nothing"),
+    ],
+)
+def test_a_beginning_is_what_every_answer_with_these_tokens_begins_with(kind, tokens, text):
+    assert prompts(kind).beginning([TOKENS[kind].index(token) for token in tokens]) == text
 
 
 @settings(max_examples=300, deadline=None)

@@ -220,6 +220,13 @@ class TestDecoding:
         words = [vocabulary[word] for word in ("<s>", "left", "</s>", "<pad>")]
         assert encoder.decode(words) == "left"
 
+    def test_a_decoder_that_panics_is_one_error(self, demo_bundle):
+        """On an answer without a word: tokenizers' `Strip` looks before the beginning for what it takes."""
+        steps = [{"type": "Fuse"}, {"type": "Strip", "content": "b", "start": 0, "stop": 1}]
+        tokenizer = tokenizer_of(demo_bundle) | {"decoder": {"type": "Sequence", "decoders": steps}}
+        with pytest.raises(BundleError, match="tokenizer fails on an answer: index out of bounds"):
+            PromptEncoder(changed(demo_bundle, tokenizer=tokenizer)).decode([])
+
     def test_blanks_that_a_tokenizer_writes_are_stripped(self, demo_bundle, vocabulary):
         tokenizer = tokenizer_of(demo_bundle)
         tokenizer["decoder"] = {"type": "Replace", "pattern": {"String": "left"}, "content": " \n left \n"}

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from edgers_engines.tokenizer import MAX_FRAME, frame, read_tokenizer
+from edgers_engines.tokenizer import MAX_FRAME, frame, keeps_beginnings, read_tokenizer
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[", "]", "sep", "cls", "a", "door"]
 SPECIAL = [("[CLS]", 2), ("[SEP]", 3)]
@@ -23,6 +23,31 @@ def tree(single="[CLS] $A [SEP]", special=SPECIAL, **parts):
 
 def read(found, vocabulary=10):
     return read_tokenizer(json.dumps(found).encode(), vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "kept"),
+    [
+        (None, True),
+        (decoders.ByteLevel(), True),
+        (decoders.WordPiece(), True),
+        (decoders.Metaspace(), True),
+        (decoders.BPEDecoder(), True),
+        (decoders.Strip(" ", 1, 0), True),
+        (decoders.Strip(" ", 0, 1), False),
+        (decoders.CTC(), False),
+        (decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]), True),
+        (decoders.Sequence([decoders.Fuse(), decoders.Strip(" ", 1, 0)]), True),
+        (decoders.Sequence([decoders.Fuse(), decoders.Strip(" ", 0, 1)]), False),
+        (decoders.Sequence([decoders.Fuse(), decoders.Replace("a b", "c")]), False),
+        (decoders.Sequence([decoders.Fuse(), decoders.WordPiece()]), False),
+    ],
+)
+def test_a_decoder_that_writes_token_by_token_keeps_beginnings(decoder, kept):
+    tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))  # noqa: S106  no password
+    if decoder is not None:
+        tokenizer.decoder = decoder
+    assert keeps_beginnings(tokenizer) is kept
 
 
 def test_special_tokens_stand_around_a_text_and_are_plain_text_inside():
