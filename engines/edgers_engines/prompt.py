@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edgers_engines.bundle import Bundle
 from edgers_engines.errors import BundleError, InputError
-from edgers_engines.tokenizer import byte_tokens, keeps_beginnings, read_tokenizer
+from edgers_engines.tokenizer import closing_tokens, keeps_beginnings, read_tokenizer
 
 MAX_PROMPT_CHARACTERS = 20_000
 
@@ -26,10 +26,7 @@ class PromptEncoder:
         except ValueError as error:
             raise BundleError(f"{bundle.path / manifest.tokenizer} {error}") from None
         self._template = manifest.prompt
-        special = (
-            self._tokenizer.get_added_tokens_decoder()
-        )  # they are not written, so a run goes on behind them
-        self._open = byte_tokens(self._tokenizer).union(special)
+        self._closing = closing_tokens(self._tokenizer)
         self._keeps_beginnings = keeps_beginnings(self._tokenizer)
 
     @property
@@ -83,7 +80,7 @@ class PromptEncoder:
         if not self._keeps_beginnings:
             return ""
         end = len(tokens)
-        while end and tokens[end - 1] in self._open:
+        while end and tokens[end - 1] not in self._closing:
             end -= 1
         return self.decode(tokens[:end])
 

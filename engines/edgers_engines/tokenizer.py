@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 MAX_PATTERNS = 4  # replacements by regular expression; each may at most double a text
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _LEFT = "Strip from the left"
-_BY_TOKEN = {"BPEDecoder", "ByteFallback", "ByteLevel", "Metaspace", "Replace", "WordPiece", _LEFT}
+_BLANK = "Replace of SentencePiece's mark by a blank"
+_BY_TOKEN = {"ByteLevel", "Metaspace", "WordPiece", _LEFT}
 MAX_FRAME = 16  # special tokens that a tokenizer puts around a text
 
 
@@ -55,9 +56,14 @@ def read_tokenizer(content: bytes, vocabulary: int) -> Tokenizer:
     return tokenizer
 
 
-def byte_tokens(tokenizer: Tokenizer) -> frozenset[int]:
-    """Tokens that are one byte each, of characters that have no token."""
-    return frozenset(i for token, i in tokenizer.get_vocab().items() if _BYTE.fullmatch(token))
+def closing_tokens(tokenizer: Tokenizer) -> frozenset[int]:
+    """Tokens that end a run of bytes: behind the others, bytes that follow still count with those before.
+
+    The others are bytes themselves, in any spelling (Rust reads <0x2c> and <0x+9> too), or are not written:
+    special tokens, and ids without a token.
+    """
+    added = tokenizer.get_added_tokens_decoder()
+    return frozenset(i for token, i in tokenizer.get_vocab().items() if "<0x" not in token and i not in added)
 
 
 def keeps_beginnings(tokenizer: Tokenizer) -> bool:
@@ -69,10 +75,15 @@ def keeps_beginnings(tokenizer: Tokenizer) -> bool:
     decoder = json.loads(tokenizer.to_str())["decoder"] or {"type": "Sequence", "decoders": []}
     kinds = [_decodes(step) for step in decoder.get("decoders", [decoder])]
     fused = kinds.index("Fuse") if "Fuse" in kinds else len(kinds)
-    return set(kinds[:fused]) <= _BY_TOKEN and set(kinds[fused + 1 :]) <= {_LEFT}
+    # Only one more: a step before byte fallback could make bytes, and what follows ByteLevel sees the whole.
+    others = [kind for kind in kinds[:fused] if kind != _BLANK]
+    others = others[others[:1] == ["ByteFallback"] :]
+    return len(others) <= 1 and set(others) <= _BY_TOKEN and set(kinds[fused + 1 :]) <= {_LEFT}
 
 
 def _decodes(step: dict[str, Any]) -> str:
+    if step["type"] == "Replace" and (step["pattern"], step["content"]) == ({"String": "\u2581"}, " "):
+        return _BLANK
     return _LEFT if step["type"] == "Strip" and not step["stop"] else str(step["type"])
 
 

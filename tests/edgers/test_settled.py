@@ -78,7 +78,7 @@ def test_what_follows_a_settled_beginning_changes_no_class(triples, beginning, r
 
 BYTES = [f"<0x{byte:02X}>" for byte in (*b"a ,", 0xC3, 0xA9)]  # the last two are é
 TOKENS = {
-    "ByteFallback": ["▁a", "▁b", "b", ",", "▁", *BYTES, "<unk>"],
+    "ByteFallback": ["▁a", "▁b", "b", ",", "▁", *BYTES, "<0x2c>", "<0x+9>", "<unk>"],
     "ByteLevel": ["a", "b", "Ġa", "Ġ", ",", "Ã", "©", "<unk>"],
     "WordPiece": ["a", "b", "##b", ",", "'", "n't", "not", "<unk>"],
     "Metaspace": ["▁a", "▁b", "b", "▁", ",", "<unk>"],
@@ -117,7 +117,7 @@ def prompts(kind):
 @settings(max_examples=400, deadline=None)
 @given(st.data(), SOME_RULES)
 def test_tokens_that_follow_a_settled_beginning_change_no_class(kind, data, triples):
-    some = st.lists(st.integers(0, len(TOKENS[kind]) - 1), max_size=6)
+    some = st.lists(st.integers(0, len(TOKENS[kind])), max_size=6)  # the last id has no token
     oracle, beginning, rest = rules(*triples), data.draw(some), data.draw(some)
     if settled_by(oracle)(prompts(kind).beginning(beginning)):
         classes = {
@@ -134,13 +134,18 @@ def test_tokens_that_follow_a_settled_beginning_change_no_class(kind, data, trip
         pytest.param(
             "ByteFallback", ["▁a", *BYTES[1:4], "<unk>"], "a", id="bytes go on behind what is not written"
         ),
+        pytest.param(
+            "ByteFallback", ["▁a", *BYTES[1:4], None], "a", id="bytes go on behind ids without token"
+        ),
+        pytest.param("ByteFallback", ["▁a", "<0x2c>"], "a", id="a byte in small letters"),
         pytest.param("ByteFallback", ["▁a", *BYTES[2:5], ","], "a,é,", id="bytes that are over"),
         pytest.param("ByteLevel", ["a", ",", "Ã"], "a,\N{REPLACEMENT CHARACTER}", id="a byte is missing"),
         pytest.param("CTC", ["a", "|", "b"], "", id="a decoder that promises nothing"),
     ],
 )
 def test_a_beginning_is_what_every_answer_with_these_tokens_begins_with(kind, tokens, text):
-    assert prompts(kind).beginning([TOKENS[kind].index(token) for token in tokens]) == text
+    ids = [len(TOKENS[kind]) if token is None else TOKENS[kind].index(token) for token in tokens]
+    assert prompts(kind).beginning(ids) == text
 
 
 @settings(max_examples=300, deadline=None)

@@ -32,7 +32,7 @@ def read(found, vocabulary=10):
         (decoders.ByteLevel(), True),
         (decoders.WordPiece(), True),
         (decoders.Metaspace(), True),
-        (decoders.BPEDecoder(), True),
+        (decoders.BPEDecoder(), False),
         (decoders.Strip(" ", 1, 0), True),
         (decoders.Strip(" ", 0, 1), False),
         (decoders.CTC(), False),
@@ -41,6 +41,11 @@ def read(found, vocabulary=10):
         (decoders.Sequence([decoders.Fuse(), decoders.Strip(" ", 0, 1)]), False),
         (decoders.Sequence([decoders.Fuse(), decoders.Replace("a b", "c")]), False),
         (decoders.Sequence([decoders.Fuse(), decoders.WordPiece()]), False),
+        (decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(), decoders.Fuse()]), True),
+        (decoders.Sequence([decoders.ByteLevel(), decoders.Replace("a b", "c")]), False),
+        (decoders.Sequence([decoders.ByteLevel(), decoders.WordPiece()]), False),
+        (decoders.Sequence([decoders.Replace("▁", "2"), decoders.ByteFallback()]), False),
+        (decoders.Sequence([decoders.Strip(" ", 1, 0), decoders.ByteFallback()]), False),
     ],
 )
 def test_a_decoder_that_writes_token_by_token_keeps_beginnings(decoder, kept):
