@@ -11,7 +11,6 @@ environment; then nothing is stored.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import subprocess
@@ -25,18 +24,13 @@ from typing import Any
 
 import numpy as np
 from measure import spread, store
-from miniature import folder
+from miniature import folder, last_word
 
 SAMPLES = tuple(map(int, os.environ.get("SAMPLES", "100,300,1000,3000,10000").split(",")))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 SIGMA, WARM_UP, SEED = 0.5, 50, "0123456789abcdeffedcba9876543210"
 MINIATURE = "miniature, free text"
 LARGEST = {"demo, choices": 10_000, "demo, free text": 10_000, MINIATURE: 1000}
-LAST_WORD = {
-    "kind": "rules",
-    "name": "last-word",
-    "rules": [{"pattern": "* stop", "label": "stop"}, {"pattern": "*", "label": "anything"}],
-}
 
 
 @dataclass(frozen=True)
@@ -56,9 +50,7 @@ def ask(workload: str, folder: Path) -> dict[str, Any]:
         return {"choices": demo.ACTIONS}
     if workload == "demo, free text":
         return {"oracle": "action"}
-    oracle = folder / "last-word.json"
-    oracle.write_text(json.dumps(LAST_WORD))
-    return {"oracle": str(oracle)}
+    return {"oracle": last_word(folder)}
 
 
 def certify(workload: str, samples: int, root: Path) -> float:

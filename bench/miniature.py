@@ -7,6 +7,7 @@ largest of 8000 and every answer has exactly `NEW_TOKENS` tokens, whoever comput
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,11 @@ PROMPT = "Left or right?"
 NEW_TOKENS = 8
 POSITIONS = 84
 _END_TOKEN = 2
+_LAST_WORD = {
+    "kind": "rules",
+    "name": "last-word",
+    "rules": [{"pattern": "* stop", "label": "stop"}, {"pattern": "*", "label": "anything"}],
+}
 
 VISION = {
     "hidden_size": 256,
@@ -50,6 +56,13 @@ def write(root: Path) -> tuple[Path, Path]:
     if not bundle.exists():
         export_bundle(checkpoint, bundle, max_new_tokens=NEW_TOKENS)
     return checkpoint, bundle
+
+
+def last_word(root: Path) -> str:
+    """An oracle's file below `root`: the miniature's answers are one class, which only their end settles."""
+    oracle = root / "last-word.json"
+    oracle.write_text(json.dumps(_LAST_WORD))
+    return str(oracle)
 
 
 @contextmanager

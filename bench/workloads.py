@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,12 +28,6 @@ HELD, CUT, FREE = (
 CLEAR = 0.99
 DEMO_CHECKPOINT = Path(__file__).parent.parent / "tests" / "data" / "demo-checkpoint"
 SIDES = ("left", "right")  # what the miniature may choose from
-# Random weights say nothing: their answers are one class, which only their last token can settle.
-LAST_WORD = {
-    "kind": "rules",
-    "name": "last-word",
-    "rules": [{"pattern": "* stop", "label": "stop"}, {"pattern": "*", "label": "anything"}],
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +88,12 @@ def scenes_of_the_demo() -> Workload:
 
 
 def scenes_for_the_miniature(root: Path) -> Workload:
-    """Three quarters as many; `LAST_WORD` is written into `root`, where the miniature is."""
+    """Three quarters as many; its oracle, `miniature.last_word`, is written into `root` as well."""
     checkpoint, folder = miniature.write(root)
-    oracle = root / "last-word.json"
-    oracle.write_text(json.dumps(LAST_WORD))
-    bundle, ways = Bundle.load(folder), {CHOICES: {"choices": SIDES}, FREE_TEXT: {"oracle": str(oracle)}}
+    bundle, ways = (
+        Bundle.load(folder),
+        {CHOICES: {"choices": SIDES}, FREE_TEXT: {"oracle": miniature.last_word(root)}},
+    )
     frames, drawn = _clear(bundle, miniature.PROMPT, {CHOICES: ways[CHOICES]}, 3 * FRAMES // 4, 200)
     read, tokens = _by_first_token(checkpoint, SIDES)
     answering = partial(
@@ -161,6 +155,6 @@ def _by_first_token(checkpoint: Path, names: Sequence[str]) -> tuple[Read, list[
 
 
 def _by_last_word(checkpoint: Path) -> Read:
-    """`LAST_WORD` as a function."""
+    """`miniature.last_word` as a function."""
     tokenizer = _tokenizer(checkpoint)
     return lambda tokens: "stop" if tokenizer.decode(tokens).endswith(" stop") else "anything"

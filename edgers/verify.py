@@ -94,7 +94,7 @@ def _claims(c: Certificate) -> Iterator[tuple[str, object, object]]:
     yield "sampler.total_variation", c.sampler.total_variation, total_variation_bound(c.values, c.sigma)
     rule = c.rule
     yield from _samples(c, rule, sum(selection.values()), sum(votes.values()))
-    if c.first_look is not None:
+    if c.first_look is not None:  # without it, the looks are even
         yield "first_look", c.first_look, rule.looking_early.first_look
     yield "decoding.constrained", c.decoding.constrained, c.oracle.kind == "choices"
     if c.oracle.kind == "choices":

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc, expit, gammaln
 
-from edgers.smoothing.bounds import Probability, check_alpha, check_counts
+from edgers.smoothing.bounds import MAX_SAMPLES, Probability, check_alpha, check_counts
 from edgers.smoothing.stopping import Boundary, Integers, check_looks, check_threshold, unreachable
 
 DEFAULT_FUTILITY = 0.01
@@ -88,10 +88,18 @@ class MixtureTest:
         """The fewest samples that certify when all agree; with fewer, no votes do.
 
         The evidence grows with every vote: each factor of the likelihood ratio is above 1 for one.
+
+        Raises:
+            ValueError: it takes more than 10^9.
         """
         few, enough = 0, 1
         while not self.certifies(enough, enough):
-            few, enough = enough, 2 * enough
+            if enough == MAX_SAMPLES:
+                raise ValueError(
+                    f"no {MAX_SAMPLES} samples show a probability above {self.threshold} at alpha "
+                    f"{self.alpha} at any stopping time: aim at a smaller radius"
+                )
+            few, enough = enough, min(2 * enough, MAX_SAMPLES)
         while enough - few > 1:
             middle = (few + enough) // 2
             few, enough = (few, middle) if self.certifies(middle, middle) else (middle, enough)

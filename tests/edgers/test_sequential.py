@@ -138,6 +138,17 @@ def test_the_fewest_samples_that_certify_are_unanimous(threshold, alpha):
     assert (test.fewest_votes(few) > few).all()
 
 
+@pytest.mark.parametrize(("short_of_1", "reached"), [(1e-8, True), (8e-9, False)])
+def test_more_than_a_billion_unanimous_samples_are_refused(short_of_1, reached):
+    """Between 2^29 and 10^9 lies no power of two: the search ends at the most that can be counted."""
+    test = MixtureTest(1 - short_of_1, 0.001)
+    if reached:
+        assert 2**29 < test.unanimous_samples < 10**9
+    else:
+        with pytest.raises(ValueError, match="aim at a smaller radius"):
+            _ = test.unanimous_samples
+
+
 def test_the_boundary_is_where_the_evidence_first_reaches_one_over_alpha():
     looks = even_looks(400, 1)
     for threshold, alpha in ((0.5, 0.05), (0.6915, 0.001), (0.99, 1e-6)):
