@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 _DEMO = "  [default: the demo's]"
-_STOPPED = "not measured: the benchmark ended early"
+_STOPPED = "not measured: the run ended before"
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +241,10 @@ def _measure(options: Options) -> int:
     _tell_smaller_batches(options.batch_size, benchmark)
     deliver(benchmark, options.json_file, options.csv_file)
     if options.plot is not None:
-        roofline = _STOPPED if ended_early else _roofline(benchmark, bundle, backend)
+        try:
+            roofline = _STOPPED if ended_early else _roofline(benchmark, bundle, backend)
+        except KeyboardInterrupt:
+            roofline, ended_early = _STOPPED, measure.INTERRUPTED
         draw(benchmark, options.plot, roofline)
     if ended_early is None:
         return 0

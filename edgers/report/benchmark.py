@@ -20,6 +20,7 @@ _FIELDS = (
     "latency_ms",
     "first_token_ms",
     "samples",
+    "failed",
     "decode_steps",
     "certified",
     "radius",

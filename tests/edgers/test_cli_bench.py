@@ -127,6 +127,7 @@ def test_the_csv_has_a_line_for_each_query_with_its_stages(bench, tmp_path):
     assert bench(*FEW, "--csv", table, "--json", path)[0] == 0
     queries = Benchmark.load(path).queries
     rows = list(csv.DictReader(table.open()))
+    assert {row["failed"] for row in rows} == {"0"}
     assert len(rows) == len(queries) == 5
     for number, (row, each) in enumerate(zip(rows, queries, strict=True)):
         assert int(row["query"]) == number
@@ -298,6 +299,17 @@ def test_what_ends_it_keeps_what_was_measured_and_says_so_by_the_exit_code(
     assert (code, err) == (ended[0], f"edgers: {ended[1]}; queries that were kept: 2\n")
     assert out.startswith("certify: ")
     assert len(Benchmark.load(path).queries) == 2
+
+
+def test_stopping_the_roofline_keeps_the_picture_without_it(bench, tmp_path, monkeypatch):
+    def stop(*_given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgers.roofline.measure", stop)
+    page = tmp_path / "b.html"
+    code, _, err = bench(*FEW, "--plot", page)
+    assert (code, err[: len("edgers: interrupted")]) == (130, "edgers: interrupted")
+    assert "not measured: the run ended before" in page.read_text("utf-8")
 
 
 def test_a_file_that_cannot_be_written_in_the_end_leaves_the_table(bench, tmp_path, monkeypatch):

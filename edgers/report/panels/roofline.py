@@ -24,7 +24,7 @@ def roofline_panel(benchmark: Benchmark, roofline: Roofline | str) -> Panel:
         return Panel(
             key="roofline",
             title=_TITLE,
-            caption=roofline,
+            caption="Not measured; the reason stands in the picture and, whole, in the table.",
             header=("roofline",),
             rows=((roofline,),),
             draw=lambda axes: write_instead(axes, _TITLE, roofline),
