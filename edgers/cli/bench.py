@@ -198,7 +198,8 @@ class Options:
     "shown",
     type=PATH,
     metavar="FILE.json",
-    help="Measure nothing: print a file of --json, and draw it with --plot, without the roofline.",
+    help="Measure nothing: print a file of --json; --csv writes its queries, --plot draws it, without the "
+    "roofline.",
 )
 def command(
     *,

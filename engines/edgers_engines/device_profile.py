@@ -61,12 +61,14 @@ def device_profiles() -> list[DeviceProfile]:
 
 
 def device_profile(name: str) -> DeviceProfile:
-    """The kind of this name.
+    """The kind of this name; its memory, behind the last hyphen, may be left out where one kind is meant.
 
     Raises:
-        InputError: it is not known; the text names those that are.
+        InputError: it is not known, or two are meant; the text names those that are.
     """
-    profiles = {profile.name: profile for profile in device_profiles()}
-    if name not in profiles:
-        raise InputError(f"there is no device profile {name!r}; choose one of {', '.join(profiles)}")
-    return profiles[name]
+    profiles = device_profiles()
+    meant = [profile for profile in profiles if name in (profile.name, profile.name.rpartition("-")[0])]
+    if len(meant) != 1:
+        names = ", ".join(profile.name for profile in profiles)
+        raise InputError(f"there is no device profile {name!r}; choose one of {names}")
+    return meant[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
 from edgers_engines import memory
@@ -158,6 +159,13 @@ class TestProfiles:
         assert [profile.name for profile in profiles if profile.shared] == [
             name for name in names if name.startswith(("orin", "thor"))
         ]
+
+    def test_a_kind_is_found_without_its_memory_where_one_is_meant(self, monkeypatch):
+        assert device_profile("orin-agx") == device_profile("orin-agx-64")
+        two = [replace(device_profile("orin-agx-64"), name=name) for name in ("orin-agx-32", "orin-agx-64")]
+        monkeypatch.setattr("edgers_engines.device_profile.device_profiles", lambda: two)
+        with pytest.raises(InputError, match="no device profile 'orin-agx'; choose one of orin-agx-32, orin"):
+            device_profile("orin-agx")
 
     def test_another_one_is_refused_with_those_that_are_known(self):
         with pytest.raises(InputError, match="no device profile 'abacus'; choose one of orin-nano-8, "):
