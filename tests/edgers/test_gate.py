@@ -52,8 +52,11 @@ def test_a_clear_frame_executes_its_action_with_a_certificate_of_the_required_ra
     assert 0 < record.elapsed_ms <= record.deadline_ms
 
 
-def test_it_stops_as_soon_as_the_radius_is_certified(decider, first_frame):
-    assert decide(decider, first_frame).certificate.samples_counted <= 32
+def test_it_stops_as_soon_as_the_radius_is_certified(decider, first_frame, monkeypatch):
+    """With this seed's noise all votes agree; one against, in a tenth of all seeds, takes 16 samples more."""
+    monkeypatch.setattr("edgers.asked.secrets.token_hex", lambda _: 32 * "0")
+    certificate = decide(decider, first_frame).certificate
+    assert certificate.votes.certification[certificate.label] == certificate.samples_counted == 24
 
 
 def test_a_hard_frame_is_an_abstention(decider, hard_frame):
